@@ -1,0 +1,36 @@
+"""scikit-learn-compatible estimators for attention, sequences, dynamics and bandits.
+
+Every public name is imported on first use (PEP 562), so that `import sklearn_attn`
+costs milliseconds and loads neither torch nor scikit-learn.
+"""
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+
+try:
+    __version__ = version("sklearn-attn")
+except PackageNotFoundError:  # run from a source tree that was never installed
+    __version__ = "0+unknown"
+
+_HOME = {
+    "AttentionDisplay": "attention",
+    "AttentionSVMClassifier": "attention",
+    "ComparisonDisplay": "comparison",
+    "compare": "comparison",
+    "show_versions": "_show_versions",
+}
+_SUBMODULES = ("attention", "callbacks", "comparison", "datasets", "preprocessing")
+
+__all__ = ["__version__", *_HOME, *_SUBMODULES]
+
+
+def __getattr__(name):
+    if name in _HOME:
+        return getattr(import_module(f".{_HOME[name]}", __name__), name)
+    if name in _SUBMODULES:
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted(__all__)

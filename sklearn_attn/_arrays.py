@@ -1,0 +1,163 @@
+"""The door for arrays and devices: where we compute, and what comes out.
+
+`device` says where the numbers are worked on; the namespace of X says what kind of
+array the user gets back. Data goes down once, as a tensor, and comes back once.
+"""
+
+import threading
+import warnings
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from sklearn import get_config
+from sklearn.exceptions import InconsistentVersionWarning
+from sklearn.utils import check_random_state
+
+from ._compat import convert_to_numpy, get_namespace_and_device
+
+# Two torch threads cost more than they bring below about a million numbers: the
+# hand-over of one operation takes longer than the operation.
+_SMALL_WORK = 1_000_000
+
+
+def available_devices():
+    """Return the names of the devices that torch can use here, the CPU first."""
+    names = ["cpu"]
+    names += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        names.append("mps")
+    return names
+
+
+def resolve_device(device, *, fall_back=False):
+    """Turn an estimator's `device` parameter into a `torch.device` that exists here.
+
+    With `fall_back`, a device that is missing costs a warning and becomes the CPU:
+    a model fitted on a GPU predicts on a machine without one.
+    """
+    names = available_devices()
+    if device == "auto":
+        return torch.device(names[1] if len(names) > 1 else "cpu")
+    wanted = f"{device}:0" if device == "cuda" else device
+    if wanted in names:
+        return torch.device(wanted)
+    message = f"device={device!r} is not available here; found {', '.join(names)}"
+    if not fall_back:
+        raise ValueError(f"{message}. Choose one of those, or 'auto'.")
+    warnings.warn(f"{message}. Using the CPU instead.", RuntimeWarning, stacklevel=3)
+    return torch.device("cpu")
+
+
+def resolve_dtype(dtype, X, device):
+    """Return the `torch.dtype`: float64 unless X or the device says float32."""
+    if dtype == "auto":
+        float32 = str(getattr(X, "dtype", "")).endswith("float32")
+        return torch.float32 if float32 or device.type == "mps" else torch.float64
+    if dtype == "float64" and device.type == "mps":
+        raise ValueError("device='mps' has no float64; use dtype='float32' or 'auto'.")
+    return getattr(torch, dtype)
+
+
+def cpu_generator(random_state):
+    """Return a CPU generator, so that a seed draws the same numbers for any device."""
+    seed = check_random_state(random_state).randint(np.iinfo(np.int32).max)
+    return torch.Generator(device="cpu").manual_seed(int(seed))
+
+
+_guard = threading.Lock()
+_guarded_calls = 0
+_threads_before = 1
+
+
+@contextmanager
+def few_threads(n_numbers):
+    """Run small work on one torch thread, and put the number of threads back after.
+
+    Nested calls and calls from several threads share one guard: the first that
+    enters notes the number, the last that leaves restores it.
+    """
+    global _guarded_calls, _threads_before
+    if n_numbers > _SMALL_WORK:
+        yield
+        return
+    with _guard:
+        if _guarded_calls == 0:
+            _threads_before = torch.get_num_threads()
+            torch.set_num_threads(1)
+        _guarded_calls += 1
+    try:
+        yield
+    finally:
+        with _guard:
+            _guarded_calls -= 1
+            if _guarded_calls == 0:
+                torch.set_num_threads(_threads_before)
+
+
+def to_numpy(array):
+    """Bring an array of any namespace and device to NumPy; leave the rest alone."""
+    if isinstance(array, torch.Tensor):
+        return array.detach().cpu().numpy()
+    if not hasattr(array, "__array_namespace__") or isinstance(array, np.ndarray):
+        return array
+    return convert_to_numpy(array, array.__array_namespace__())
+
+
+def to_tensor(array, *, device="cpu", dtype=None):
+    """Bring an array of any namespace to a tensor on `device`; copy only if needed."""
+    if isinstance(array, torch.Tensor):
+        return array.detach().to(device=device, dtype=dtype)
+    array = np.asarray(to_numpy(array))
+    if not array.flags.writeable or any(stride < 0 for stride in array.strides):
+        array = array.copy()  # torch warns of the one and cannot hold the other
+    return torch.from_numpy(array).to(device=device, dtype=dtype)
+
+
+def follow(X):
+    """Return the function that puts a NumPy result into the namespace of X.
+
+    Without array-API dispatch, results stay NumPy arrays, whatever came in. Strings
+    (class labels) stay too, since no other namespace holds them.
+    """
+    if not get_config()["array_api_dispatch"]:
+        return lambda result: result
+    namespace, _, device = get_namespace_and_device(X)
+    if "numpy" in namespace.__name__:
+        return lambda result: result
+
+    def put(result):
+        if result.dtype.kind not in "biuf":
+            return result
+        # a copy: the other namespace may share memory, and wants it writeable
+        return namespace.asarray(np.array(result, order="C"), device=device)
+
+    return put
+
+
+def pack_state(state):
+    """Make the state of an estimator portable: tensors on the CPU, version noted."""
+    from . import __version__
+
+    packed = {
+        name: value.detach().cpu() if isinstance(value, torch.Tensor) else value
+        for name, value in state.items()
+    }
+    return packed | {"_sklearn_attn_version": __version__}
+
+
+def unpack_state(estimator, state):
+    """Undo `pack_state`; warn where another version of the package wrote the state."""
+    from . import __version__
+
+    written = state.get("_sklearn_attn_version", "an unknown version")
+    if written != __version__:
+        warnings.warn(
+            InconsistentVersionWarning(
+                estimator_name=type(estimator).__name__,
+                current_sklearn_version=f"sklearn-attn {__version__}",
+                original_sklearn_version=f"sklearn-attn {written}",
+            ),
+            stacklevel=3,
+        )
+    return {k: v for k, v in state.items() if k != "_sklearn_attn_version"}

@@ -1,0 +1,69 @@
+"""The one door to scikit-learn's private names, and to what older versions lack.
+
+Everything that the package takes from scikit-learn outside its documented interface
+is imported here and nowhere else, so that a scikit-learn release can break one file.
+scikit-learn 1.6 is the floor, 1.9 the main target.
+"""
+
+from contextlib import contextmanager
+
+from sklearn.base import _fit_context as fit_context
+from sklearn.utils._array_api import _convert_to_numpy as convert_to_numpy
+from sklearn.utils._array_api import get_namespace_and_device
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import _check_sample_weight as check_sample_weight
+
+__all__ = [
+    "CallbackSupportMixin",
+    "Interval",
+    "StrOptions",
+    "check_same_namespace",
+    "check_sample_weight",
+    "close_listener",
+    "convert_to_numpy",
+    "fit_context",
+    "get_namespace_and_device",
+    "open_listener",
+    "send_to_listener",
+    "with_callbacks",
+]
+
+try:  # scikit-learn >= 1.9
+    from sklearn.callback import CallbackSupportMixin, with_callbacks
+    from sklearn.callback._transport import close_listener, open_listener
+    from sklearn.callback._transport import send as send_to_listener
+except ImportError:
+    close_listener = open_listener = send_to_listener = None
+
+    class _SilentContext:
+        """Stands in for `CallbackContext` where scikit-learn has no callbacks."""
+
+        def subcontext(self, **kwargs):
+            return self
+
+        def call_on_fit_task_begin(self, **kwargs):
+            return self
+
+        def call_on_fit_task_end(self, **kwargs):
+            return False
+
+        @contextmanager
+        def propagate_callback_context(self, sub_estimator):
+            yield
+
+    class CallbackSupportMixin:  # type: ignore[no-redef]
+        """Callbacks need scikit-learn 1.9; before it, there is none to call."""
+
+        def _init_callback_context(self, **kwargs):
+            return _SilentContext()
+
+    def with_callbacks(method):
+        return method
+
+
+try:  # scikit-learn >= 1.9
+    from sklearn.utils._array_api import check_same_namespace
+except ImportError:
+
+    def check_same_namespace(X, estimator, *, attribute, method):
+        """Array namespaces are compared from scikit-learn 1.9 on."""
