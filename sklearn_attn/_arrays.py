@@ -104,8 +104,8 @@ def to_numpy(array):
     return convert_to_numpy(array, array.__array_namespace__())
 
 
-def to_tensor(array, *, device="cpu", dtype=None):
-    """Bring an array of any namespace to a tensor on `device`; copy only if needed."""
+def to_tensor(array, *, device=None, dtype=None):
+    """Make a tensor of an array of any namespace; copy and move only if needed."""
     if isinstance(array, torch.Tensor):
         return array.detach().to(device=device, dtype=dtype)
     array = np.asarray(to_numpy(array))

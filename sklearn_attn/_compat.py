@@ -10,30 +10,39 @@ from contextlib import contextmanager
 from sklearn.base import _fit_context as fit_context
 from sklearn.utils._array_api import _convert_to_numpy as convert_to_numpy
 from sklearn.utils._array_api import get_namespace_and_device
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 from sklearn.utils.validation import _check_sample_weight as check_sample_weight
 
 __all__ = [
     "CallbackSupportMixin",
     "Interval",
     "StrOptions",
+    "can_reuse_listener",
     "check_same_namespace",
     "check_sample_weight",
     "close_listener",
     "convert_to_numpy",
     "fit_context",
+    "get_context_path",
     "get_namespace_and_device",
     "open_listener",
     "send_to_listener",
+    "validate_params",
     "with_callbacks",
 ]
 
 try:  # scikit-learn >= 1.9
     from sklearn.callback import CallbackSupportMixin, with_callbacks
-    from sklearn.callback._transport import close_listener, open_listener
+    from sklearn.callback._callback_context import get_context_path
+    from sklearn.callback._transport import (
+        can_reuse_listener,
+        close_listener,
+        open_listener,
+    )
     from sklearn.callback._transport import send as send_to_listener
 except ImportError:
-    close_listener = open_listener = send_to_listener = None
+    can_reuse_listener = close_listener = open_listener = send_to_listener = None
+    get_context_path = None
 
     class _SilentContext:
         """Stands in for `CallbackContext` where scikit-learn has no callbacks."""

@@ -12,6 +12,14 @@ import torch
 torch.set_num_threads(1)
 
 
+def pytest_configure(config):
+    # Here and not in pyproject.toml: to resolve it there would import scipy too early.
+    config.addinivalue_line(
+        "filterwarnings",
+        "error::sklearn.exceptions.ConvergenceWarning:sklearn_attn",
+    )
+
+
 def pytest_collection_modifyitems(items):
     if torch.cuda.is_available():
         return

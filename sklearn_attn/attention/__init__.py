@@ -1,0 +1,29 @@
+"""Attention as a max-margin token selector, and classifiers built on it."""
+
+from ._attention_svm_classifier import AttentionSVMClassifier
+from ._implicit_bias import (
+    JointMaxMargin,
+    attention_descent,
+    is_locally_optimal,
+    regularization_path,
+    solve_joint_svm,
+    solve_label_svm,
+    token_scores,
+)
+from ._key_query_svm import solve_key_query_svm
+from ._token_svm import TokenSVM, TokenSVMSolution, solve_token_svm
+
+__all__ = [
+    "AttentionSVMClassifier",
+    "JointMaxMargin",
+    "TokenSVM",
+    "TokenSVMSolution",
+    "attention_descent",
+    "is_locally_optimal",
+    "regularization_path",
+    "solve_joint_svm",
+    "solve_key_query_svm",
+    "solve_label_svm",
+    "solve_token_svm",
+    "token_scores",
+]

@@ -1,0 +1,172 @@
+"""Ridge path: min L(v, b, p) + mu/2 ||v||^2 + lam/2 ||p||^2, for decreasing lam.
+
+The practical form of the regularisation path p(R) of 2306.13596: each ridge lam stands
+for one radius R, and each solution starts the search for the next.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+
+from .._arrays import to_numpy, to_tensor
+from .._solution import Solution
+from ._erm import AttentionERM
+
+# Newton steps after L-BFGS: it stops where differences of the risk drown in rounding,
+# which leaves the solution good to six digits; two steps more make it good to fourteen.
+_MAX_NEWTON = 10
+# A stationary point whose curvature is below minus this part of the largest one is a
+# saddle (p = 0 is one if the mean tokens of both classes agree). It is left at most
+# `_MAX_ESCAPES` times, by steps of these lengths along the most negative direction.
+_NEGATIVE_CURVATURE = 1e-6
+_ESCAPE_LENGTHS = (1.0, 0.1, 0.01)
+_MAX_ESCAPES = 5
+
+
+@dataclass(frozen=True)
+class RidgeERM:
+    """L(v, b, p) + mu/2 ||v||^2 + lam/2 ||p||^2 in one vector (v, b, p)."""
+
+    erm: AttentionERM
+    head_reg: float
+    attention_reg: float
+
+    @property
+    def ridge(self):
+        """The ridge of each entry of (v, b, p); the intercept has none."""
+        ridge = np.full(self.erm.n_head + self.erm.keys.shape[2], self.head_reg)
+        ridge[self.erm.n_head :] = self.attention_reg
+        if self.erm.intercept:
+            ridge[self.erm.n_head - 1] = 0.0
+        return ridge
+
+    def split(self, theta):
+        """Return head (with its intercept) and prompt, as tensors."""
+        theta = to_tensor(
+            theta, device=self.erm.values.device, dtype=self.erm.values.dtype
+        )
+        return theta[: self.erm.n_head], theta[self.erm.n_head :]
+
+    def value_and_gradient(self, theta):
+        """Return the penalised risk and its gradient."""
+        found = self.erm.gradient(*self.split(theta))
+        gradient = torch.cat(
+            [
+                found.head * found.head_exponent.exp(),
+                found.prompt * found.prompt_exponent.exp(),
+            ]
+        )
+        penalty = self.ridge * theta
+        value = found.value.item() + penalty @ theta / 2
+        return value, to_numpy(gradient).astype(float) + penalty
+
+    def hessian(self, theta):
+        """Return the matrix of second derivatives."""
+        hessian = to_numpy(self.erm.hessian(*self.split(theta))).astype(float)
+        return hessian + np.diag(self.ridge)
+
+
+def ridge_path(
+    erm, *, head_reg, attention_reg, start, tol, max_iter, on_stage, on_iteration
+):
+    """Follow the minimisers of the penalised risk along ridges of the prompt.
+
+    Parameters
+    ----------
+    erm : AttentionERM
+        The risk.
+    head_reg : float
+        Ridge mu of the head.
+    attention_reg : sequence of float
+        Ridges lam of the prompt, in the order in which they are visited.
+    start : ndarray of shape (n_head + n_token_features,)
+        Where the search for the first ridge starts.
+    tol : float
+        L-BFGS stops where no entry of the gradient is larger.
+    max_iter : int
+        Limit of L-BFGS iterations for each ridge.
+    on_stage : callable
+        Called with the number of the stage before it starts.
+    on_iteration : callable
+        Called with (theta, objective) after each iteration; returns whether to stop
+        this stage.
+
+    Returns
+    -------
+    Solution
+        `value` is (v, b, p) in one array; `history` has the "objective" of every
+        iteration. `converged` is False where a stage ended at `max_iter`.
+    """
+    theta, curve, n_iter, converged = start, [], 0, True
+    for stage, lam in enumerate(attention_reg):
+        on_stage(stage)
+        problem = RidgeERM(erm, head_reg, lam)
+        last = stage == len(attention_reg) - 1
+        for _ in range(_MAX_ESCAPES):
+            found = _lbfgs(problem, theta, tol, max_iter, curve, on_iteration)
+            theta, n_iter = found.value, n_iter + found.n_iter
+            if not (last and found.converged):
+                break
+            leaving = _leave_saddle(problem, theta)
+            if leaving is None:
+                theta = _newton(problem, theta)
+                break
+            theta = leaving
+        converged &= found.converged
+    return Solution(theta, n_iter, converged, {"objective": curve})
+
+
+def _lbfgs(problem, theta, tol, max_iter, curve, on_iteration: Callable):
+    """Minimise the penalised risk; `converged` is False if the limit came first."""
+    stopped = False
+
+    def after_iteration(intermediate_result):
+        nonlocal stopped
+        curve.append(float(intermediate_result.fun))
+        stopped = on_iteration(intermediate_result.x, curve)
+        if stopped:
+            raise StopIteration
+
+    found = minimize(
+        problem.value_and_gradient,
+        theta,
+        jac=True,
+        method="L-BFGS-B",
+        callback=after_iteration,
+        options={"maxiter": max_iter, "ftol": 0.0, "gtol": tol, "maxcor": 20},
+    )
+    # Status 1 is the limit; 2 is a line search at the limit of rounding: an answer.
+    return Solution(found.x, found.nit, found.status != 1 and not stopped, {})
+
+
+def _newton(problem, theta):
+    """Polish a minimiser: plain Newton steps for as long as the gradient shrinks."""
+    gradient = problem.value_and_gradient(theta)[1]
+    for _ in range(_MAX_NEWTON):
+        moved = theta - np.linalg.solve(problem.hessian(theta), gradient)
+        moved_gradient = problem.value_and_gradient(moved)[1]
+        if not np.linalg.norm(moved_gradient) < np.linalg.norm(gradient):
+            break
+        theta, gradient = moved, moved_gradient
+    return theta
+
+
+def _leave_saddle(problem, theta):
+    """Return a lower point along the most negative curvature, or None at a minimum."""
+    curvature, directions = np.linalg.eigh(problem.hessian(theta))
+    if curvature[0] >= -_NEGATIVE_CURVATURE * curvature[-1]:
+        return None
+    direction = directions[:, 0]
+    direction = direction * np.sign(direction[np.abs(direction).argmax()])
+    candidates = [
+        theta + sign * length * direction
+        for length in _ESCAPE_LENGTHS
+        for sign in (1, -1)
+    ]
+    values = [problem.value_and_gradient(candidate)[0] for candidate in candidates]
+    if min(values) >= problem.value_and_gradient(theta)[0]:
+        return None
+    return candidates[int(np.argmin(values))]
