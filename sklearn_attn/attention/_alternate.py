@@ -12,8 +12,8 @@ from scipy.optimize import minimize_scalar
 
 from .._arrays import to_tensor
 from .._solution import Solution
-from ._implicit_bias import solve_label_svm
-from ._token_svm import solve_token_svm
+from ._joint_svm import solve_label_svm
+from ._solve_token_svm import solve_token_svm
 
 # The prompt is scaled to the least risk; logit gaps from 1 to e^6 = 400 are tried, from
 # hardly any attention to saturation.

@@ -17,10 +17,11 @@ from .._arrays import to_numpy, to_tensor
 from .._solution import Solution
 from ._alternate import alternate
 from ._erm import LOSSES, AttentionERM
-from ._implicit_bias import descend, solve_label_svm
+from ._implicit_bias import descend
+from ._joint_svm import solve_label_svm
 from ._ridge_path import RidgeERM, ridge_path
 from ._softmax import attention_weights
-from ._token_svm import TokenSVMSolution, solve_token_svm
+from ._solve_token_svm import TokenSVMSolution, solve_token_svm
 
 # The step of normalised gradient descent: that of the paper's experiments.
 _STEP_SIZE = 0.1

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from .._arrays import to_tensor
 from ._softmax import attention_weights, pool_scores
 
 
@@ -220,3 +221,36 @@ class AttentionERM:
         cross = in_p.T @ (slope[:, None] * k_bar)
         H[h:, h:] += square - cross - cross.T
         return H
+
+
+def pose_erm(X, y, head, prompt, keys, loss, mask):
+    """Check the user's arrays and build the risk from them."""
+    if loss not in LOSSES:
+        raise ValueError(f"loss must be one of {list(LOSSES)}; got {loss!r}.")
+    X = to_tensor(X, dtype=torch.float64)
+    keys = X if keys is None else to_tensor(keys, dtype=torch.float64)
+    if X.ndim != 3 or keys.ndim != 3 or X.shape[:2] != keys.shape[:2]:
+        raise ValueError(
+            "X and keys must have shape (n_samples, n_tokens, n_features), the first "
+            f"two equal; got {tuple(X.shape)} and {tuple(keys.shape)}."
+        )
+    n = len(X)
+    y = X.new_ones(n) if y is None else to_tensor(y, dtype=torch.float64)
+    if y.shape != (n,) or not (y.abs() == 1).all():
+        raise ValueError(f"y must hold -1 or +1 for each of {n} sequences.")
+    if mask is not None:
+        mask = to_tensor(mask, dtype=torch.bool)
+    p = X.new_zeros(keys.shape[2]) if prompt is None else to_tensor(prompt)
+    if not callable(head):
+        head = to_tensor(head, dtype=torch.float64)
+        if head.shape != (X.shape[2],):
+            raise ValueError(
+                f"head has shape {tuple(head.shape)}, tokens {X.shape[2]} features."
+            )
+    if p.shape != (keys.shape[2],):
+        raise ValueError(
+            f"prompt has shape {tuple(p.shape)}, keys {keys.shape[2]} features."
+        )
+    weight = X.new_full((n,), 1.0 / n)
+    erm = AttentionERM(X, keys, y, weight, LOSSES[loss], mask)
+    return erm, head, p.to(torch.float64)

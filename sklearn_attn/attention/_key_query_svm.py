@@ -9,15 +9,14 @@ the factors W = W_K W_Q' to that of the nuclear norm. With the rows Z_it = z_it 
 """
 
 import warnings
-from dataclasses import replace
 
 import numpy as np
-import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from .._arrays import to_numpy, to_tensor
 from ._least_distance import least_distance
-from ._token_svm import TokenSVMSolution, pose, solve_problem
+from ._solve_token_svm import TokenSVMSolution, solve_problem
+from ._token_svm import TokenSVM
 
 _FEASIBILITY = 1e-9
 # The penalty of ADMM is changed by this factor where one residual is ten times the
@@ -110,14 +109,14 @@ def solve_key_query_svm(
         raise ValueError(f"norm must be 'frobenius' or 'nuclear'; got {norm!r}.")
     if norm == "nuclear" and not np.isinf(C):
         raise ValueError(f"norm='nuclear' has a hard margin only; got C={C!r}.")
-    problem = pose(K, selected, relaxed, mask, sample_weight)
-    queries = to_tensor(queries, device=problem.gaps.device, dtype=torch.float64)
-    if queries.ndim != 2 or len(queries) != len(problem.gaps):
-        raise ValueError(
-            f"queries must have shape ({len(problem.gaps)}, n_query_features), a row "
-            f"per sequence of K; got {tuple(queries.shape)}."
-        )
-    problem = replace(problem, queries=queries)
+    problem = TokenSVM.from_keys(
+        K,
+        selected,
+        relaxed=relaxed,
+        mask=mask,
+        sample_weight=sample_weight,
+        queries=queries,
+    )
     frobenius = solve_problem(
         problem,
         C=C,

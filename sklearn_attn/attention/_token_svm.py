@@ -11,27 +11,16 @@ the pairs (i, t): p = sum_it lam_it z_it. With per-sequence queries q_i the same
 problem is posed for a matrix, z_it'W q_i >= h_i, by z_it (x) q_i in place of z_it.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 
-from .._arrays import to_numpy, to_tensor
-from ._least_distance import least_distance
-
-# Constraint violations below this are met. The certified relative gap of a hard margin
-# is then at most twice this.
-_FEASIBILITY = 1e-10
-# More new rows a round, in dimensions, would mostly be dropped in the next one.
-_NEW_ROWS_PER_DIMENSION = 2
-# The proximal terms of the hinge loss get steeper by this factor in every round.
-_STEEPER = 10.0
-_MAX_ROUNDS = 14  # beyond, the proximal terms exceed what float64 can add
+from .._arrays import to_tensor
 
 
 @dataclass(frozen=True)
 class TokenSVM:
-    """The constraints z_it'p >= h_i of the attention SVM (2306.13596, ATT-SVM).
+    """The constraints z_it'p >= h_i of the attention SVM, for given selected tokens.
 
     Attributes
     ----------
@@ -45,6 +34,19 @@ class TokenSVM:
         Weight of the sequence in the soft margin.
     queries : torch.Tensor of shape (n_samples, n_query_features) or None
         Per-sequence queries q_i; the unknown is then the matrix W, row by row.
+
+    See Also
+    --------
+    solve_token_svm : Poses and solves the problem.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_attn.attention import TokenSVM
+    >>> K = [[[-0.1, 1.0], [1.0, 0.0], [0.0, 0.0]]]
+    >>> problem = TokenSVM.from_keys(K, selected=[0])
+    >>> problem.margins(torch.tensor([0.0, 1.0], dtype=torch.float64))
+    tensor([[inf, 1., 1.]], dtype=torch.float64)
     """
 
     gaps: torch.Tensor
@@ -52,6 +54,91 @@ class TokenSVM:
     wanted: torch.Tensor
     weight: torch.Tensor
     queries: torch.Tensor | None = None
+
+    @classmethod
+    def from_keys(
+        cls,
+        K,
+        selected,
+        *,
+        relaxed=None,
+        mask=None,
+        sample_weight=None,
+        queries=None,
+    ):
+        """Pose the problem for the keys of all sequences.
+
+        Parameters
+        ----------
+        K : array-like or tensor of shape (n_samples, n_tokens, n_token_features)
+            The keys.
+        selected : array-like of int of shape (n_samples,)
+            Index of the selected token in each sequence.
+        relaxed : array-like of bool of shape (n_samples,), default=None
+            Sequences that need a margin of 0 instead of 1.
+        mask : array-like of bool of shape (n_samples, n_tokens), default=None
+            True where there is a token.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weight of each sequence in the soft margin.
+        queries : array-like or tensor of shape (n_samples, n_query_features), \
+                default=None
+            Per-sequence queries.
+
+        Returns
+        -------
+        TokenSVM
+            The problem, in float64, on the device of K.
+
+        Raises
+        ------
+        ValueError
+            If shapes do not fit, a selected index is out of range or padding, a weight
+            is negative, or a key or query is not finite.
+        """
+        K = to_tensor(K, dtype=torch.float64)
+        if K.ndim != 3 or 0 in K.shape:
+            raise ValueError(
+                "K must have shape (n_samples, n_tokens, n_token_features), none of "
+                f"them zero; got {tuple(K.shape)}."
+            )
+        n, T, _ = K.shape
+
+        def checked(values, name, dtype, shape, default):
+            if values is None:
+                return torch.full(shape, default, dtype=dtype, device=K.device)
+            values = to_tensor(values, device=K.device, dtype=dtype)
+            if values.shape != shape:
+                raise ValueError(
+                    f"{name} must have shape {shape} to go with K of shape "
+                    f"{tuple(K.shape)}; got {tuple(values.shape)}."
+                )
+            return values
+
+        selected = checked(selected, "selected", torch.int64, (n,), 0)
+        relaxed = checked(relaxed, "relaxed", torch.bool, (n,), False)
+        weight = checked(sample_weight, "sample_weight", torch.float64, (n,), 1.0)
+        mask = checked(mask, "mask", torch.bool, (n, T), True)
+        if queries is not None:
+            queries = to_tensor(queries, device=K.device, dtype=torch.float64)
+            if queries.ndim != 2 or len(queries) != n or not queries.isfinite().all():
+                raise ValueError(
+                    f"queries must have shape ({n}, n_query_features) and be finite; "
+                    f"got shape {tuple(queries.shape)}."
+                )
+        if (selected < 0).any() or (selected >= T).any():
+            raise ValueError(f"selected must lie in 0..{T - 1}, the tokens of K.")
+        sequences = torch.arange(n, device=K.device)
+        if not mask[sequences, selected].all():
+            raise ValueError("selected names a token that mask says is padding.")
+        if (weight < 0).any():
+            raise ValueError("sample_weight must not be negative.")
+        if not torch.isfinite(K[mask]).all():
+            raise ValueError("K must be finite wherever mask does not say padding.")
+        constrained = mask & (weight > 0)[:, None]
+        constrained[sequences, selected] = False
+        gaps = K[sequences, selected][:, None] - K
+        gaps[~constrained] = 0.0
+        return cls(gaps, constrained, (~relaxed).to(torch.float64), weight, queries)
 
     @property
     def n_unknowns(self):
@@ -68,30 +155,74 @@ class TokenSVM:
         return (squared.sum() / self.constrained.sum()).sqrt().item() or 1.0
 
     def margins(self, p):
-        """Return z_it'p, or z_it'W q_i; infinite where there is no constraint."""
+        """Return z_it'p, or z_it'W q_i; infinite where there is no constraint.
+
+        Parameters
+        ----------
+        p : torch.Tensor of shape (n_unknowns,)
+            The direction, or W row by row.
+
+        Returns
+        -------
+        torch.Tensor of shape (n_samples, n_tokens)
+            The margins.
+        """
         if self.queries is None:
-            margins = self.gaps @ p  # (n, T)
+            margins = self.gaps @ p
         else:
             directions = self.queries @ p.reshape(self.gaps.shape[2], -1).T  # (n, d)
             margins = torch.einsum("ntd,nd->nt", self.gaps, directions)
         return margins.masked_fill(~self.constrained, torch.inf)
 
     def rows(self, sequence, token):
-        """Return z_it, or z_it (x) q_i, for the given pairs."""
-        z = self.gaps[sequence, token]  # (m, d)
+        """Return z_it, or z_it (x) q_i, for the given pairs.
+
+        Parameters
+        ----------
+        sequence, token : torch.Tensor of int of shape (n_pairs,)
+            The pairs.
+
+        Returns
+        -------
+        torch.Tensor of shape (n_pairs, n_unknowns)
+            One row of the constraints per pair.
+        """
+        z = self.gaps[sequence, token]
         if self.queries is not None:
             z = torch.einsum("md,mq->mdq", z, self.queries[sequence]).flatten(1)
         return z
 
     def combine(self, lam):
-        """Return sum_it lam_it z_it: the direction that belongs to multipliers."""
+        """Return sum_it lam_it z_it: the direction that belongs to multipliers.
+
+        Parameters
+        ----------
+        lam : torch.Tensor of shape (n_samples, n_tokens)
+            The multipliers.
+
+        Returns
+        -------
+        torch.Tensor of shape (n_unknowns,)
+            The direction.
+        """
         if self.queries is None:
             return torch.einsum("nt,ntd->d", lam, self.gaps)
         per_sequence = torch.einsum("nt,ntd->nd", lam, self.gaps)
         return torch.einsum("nd,nq->dq", per_sequence, self.queries).flatten()
 
     def curvature(self, lam):
-        """Return sum_it lam_it z_it z_it', for the few pairs where lam is not zero."""
+        """Return sum_it lam_it z_it z_it'.
+
+        Parameters
+        ----------
+        lam : torch.Tensor of shape (n_samples, n_tokens)
+            The multipliers; work is done only where they are not zero.
+
+        Returns
+        -------
+        torch.Tensor of shape (n_unknowns, n_unknowns)
+            The matrix.
+        """
         sequence, token = lam.nonzero(as_tuple=True)
         H = self.gaps.new_zeros(self.n_unknowns, self.n_unknowns)
         rows_at_once = max(1, self.gaps.numel() // (4 * self.n_unknowns))
@@ -99,345 +230,3 @@ class TokenSVM:
             z = self.rows(i, t)
             H.addmm_(z.T * lam[i, t], z)
         return H
-
-
-@dataclass(frozen=True)
-class TokenSVMSolution:
-    """The answer of `solve_token_svm` and `solve_key_query_svm`.
-
-    Attributes
-    ----------
-    p : ndarray of shape (n_token_features,) or None
-        The direction, scaled so that the smallest margin is 1; for per-sequence queries
-        the matrix W of shape (n_token_features, n_query_features). None if infeasible.
-    support : ndarray of shape (n_support, 2)
-        The pairs (sequence, token) with a positive multiplier, the support tokens. If
-        infeasible: the pairs of the certificate.
-    dual : ndarray of shape (n_support,)
-        Their multipliers: `p` is the sum of `dual` times the gaps of `support`. If
-        infeasible: the certificate, weights for which the gaps sum to zero.
-    margin : float
-        1 / ||p||; infinite without constraints, zero if infeasible.
-    status : {"optimal", "infeasible", "stalled"}
-        "stalled" means that `max_iter` came before the gap was closed to `tol`.
-    gap : float
-        Certified relative gap between the primal and the dual objective, both evaluated
-        at what is returned. If infeasible: the length of the combination of gaps
-        that the certificate makes, relative to their root mean square.
-    n_iter : int
-        Rounds of the cutting plane, or Newton steps.
-    history : dict of str to list
-        One entry per recorded quantity, one item per iteration.
-    """
-
-    p: np.ndarray | None
-    support: np.ndarray
-    dual: np.ndarray
-    margin: float
-    status: str
-    gap: float
-    n_iter: int
-    history: dict[str, list] = field(default_factory=dict, repr=False)
-
-    @property
-    def value(self):
-        """The direction `p`, under the name that every solution has."""
-        return self.p
-
-    @property
-    def converged(self):
-        """Whether the answer is certified: optimal, or infeasible."""
-        return self.status != "stalled"
-
-
-def solve_token_svm(
-    K,
-    selected,
-    *,
-    C=np.inf,
-    relaxed=None,
-    mask=None,
-    sample_weight=None,
-    loss="squared_hinge",
-    tol=1e-9,
-    max_iter=1000,
-):
-    """Separate the selected token of every sequence from the others (ATT-SVM).
-
-    Finds the direction of largest margin, `min ||p||` subject to
-    `(k_selected - k_t)' p >= 1` for every other token t of every sequence, or its soft
-    version. It is the direction that gradient descent on the attention prompt turns to
-    [1]_. Nothing is learned about labels here.
-
-    Parameters
-    ----------
-    K : array-like or tensor of shape (n_samples, n_tokens, n_token_features)
-        The keys. A tensor is worked on where it lies; the arithmetic is float64.
-    selected : array-like of int of shape (n_samples,)
-        Index of the selected token in each sequence.
-    C : float, default=inf
-        Penalty of the soft margin per pair, as in
-        :class:`~sklearn.svm.LinearSVC`; infinite asks for the hard margin.
-    relaxed : array-like of bool of shape (n_samples,), default=None
-        Sequences that need a margin of 0 instead of 1. None relaxes none.
-    mask : array-like of bool of shape (n_samples, n_tokens), default=None
-        True where there is a token, False for padding. None means no padding.
-    sample_weight : array-like of shape (n_samples,), default=None
-        Weight of each sequence in the soft margin. None means 1. The hard margin only
-        distinguishes zero from positive.
-    loss : {"squared_hinge", "hinge"}, default="squared_hinge"
-        Penalty of the soft margin.
-    tol : float, default=1e-9
-        The relative gap at which a solution is called optimal.
-    max_iter : int, default=1000
-        Limit of rounds (hard margin) or Newton steps (soft margin).
-
-    Returns
-    -------
-    TokenSVMSolution
-        Direction `p`, multipliers `dual` of the pairs `support`, `margin`, `status` and
-        certified relative `gap`. An infeasible hard margin has `p=None` and a
-        certificate, never a vector.
-
-    Raises
-    ------
-    ValueError
-        If shapes do not fit, a selected index is out of range or padding, `C` or a
-        weight is negative, or `loss` is unknown.
-
-    Notes
-    -----
-    Hard margin: a cutting plane over the most violated token of each sequence; each
-    reduced problem is one nonnegative least-squares problem (Lawson and Hanson). Soft
-    margin: Newton with exact line search, for the hinge inside a proximal method of
-    multipliers. One copy of the keys is made, for the gaps between them.
-
-    References
-    ----------
-    .. [1] Tarzanagh, Li, Zhang and Oymak, "Max-Margin Token Selection in Attention
-           Mechanism", arXiv:2306.13596.
-
-    Examples
-    --------
-    >>> from sklearn_attn.attention import solve_token_svm
-    >>> K = [[[-0.1, 1.0], [1.0, 0.0], [0.0, 0.0]]]
-    >>> solution = solve_token_svm(K, selected=[0])
-    >>> solution.p.round(4), solution.status
-    (array([-0.099 ,  0.9901]), 'optimal')
-    """
-    problem = pose(K, selected, relaxed, mask, sample_weight)
-    return solve_problem(problem, C=C, loss=loss, tol=tol, max_iter=max_iter)
-
-
-def solve_problem(problem, *, C, loss, tol, max_iter):
-    """Solve the hard or the soft margin of a `TokenSVM`."""
-    if not C > 0:
-        raise ValueError(f"C must be positive, or inf for the hard margin; got {C!r}.")
-    if loss not in ("squared_hinge", "hinge"):
-        raise ValueError(f"loss must be 'squared_hinge' or 'hinge'; got {loss!r}.")
-    if not (problem.constrained & (problem.wanted > 0)[:, None]).any():
-        return _answer(problem, problem.gaps.new_zeros(problem.n_unknowns))
-    if np.isinf(C):
-        return _hard_margin(problem, tol, max_iter)
-    return _soft_margin(problem, C, loss, tol, max_iter)
-
-
-def pose(K, selected, relaxed, mask, sample_weight):
-    """Check the user's arrays and build the problem from them."""
-    K = to_tensor(K, dtype=torch.float64)
-    if K.ndim != 3 or 0 in K.shape:
-        raise ValueError(
-            "K must have shape (n_samples, n_tokens, n_token_features), none of them "
-            f"zero; got {tuple(K.shape)}."
-        )
-    n, T, _ = K.shape
-
-    def of_length(values, name, dtype, default):
-        if values is None:
-            return torch.full((n,), default, dtype=dtype, device=K.device)
-        values = to_tensor(values, device=K.device, dtype=dtype)
-        if values.shape != (n,):
-            raise ValueError(
-                f"{name} must have one entry for each of {n} sequences; got shape "
-                f"{tuple(values.shape)}."
-            )
-        return values
-
-    selected = of_length(selected, "selected", torch.int64, 0)
-    relaxed = of_length(relaxed, "relaxed", torch.bool, False)
-    weight = of_length(sample_weight, "sample_weight", torch.float64, 1.0)
-    if mask is None:
-        mask = torch.ones((n, T), dtype=torch.bool, device=K.device)
-    mask = to_tensor(mask, device=K.device, dtype=torch.bool)
-    if mask.shape != (n, T):
-        raise ValueError(f"mask must have shape {(n, T)}; got {tuple(mask.shape)}.")
-    if (selected < 0).any() or (selected >= T).any():
-        raise ValueError(f"selected must lie in 0..{T - 1}, the tokens of K.")
-    sequences = torch.arange(n, device=K.device)
-    if not mask[sequences, selected].all():
-        raise ValueError("selected names a token that mask says is padding.")
-    if (weight < 0).any():
-        raise ValueError("sample_weight must not be negative.")
-    if not torch.isfinite(K[mask]).all():
-        raise ValueError("K must be finite at every token that mask does not exclude.")
-    constrained = mask & (weight > 0)[:, None]
-    constrained[sequences, selected] = False
-    gaps = K[sequences, selected][:, None] - K
-    gaps[~constrained] = 0.0  # a no-op on unpadded keys but for the selected tokens
-    return TokenSVM(gaps, constrained, (~relaxed).to(torch.float64), weight)
-
-
-def _hard_margin(problem, tol, max_iter):
-    """Cutting plane: the most violated pair of each sequence joins the working set."""
-    gaps, wanted, scale = problem.gaps, problem.wanted, problem.scale
-    p = gaps.new_zeros(problem.n_unknowns)
-    working = torch.empty((0, 2), dtype=torch.int64, device=gaps.device)
-    multipliers, unit = np.zeros(0), 1.0
-    history = {"norm": [], "violation": []}
-    for n_iter in range(max_iter):
-        slack, token = (problem.margins(p) - wanted[:, None]).min(1)
-        violated = torch.nonzero(slack < -_FEASIBILITY).flatten()
-        history["norm"].append(p.norm().item())
-        history["violation"].append(max(0.0, -slack.min().item()))
-        worst = violated[slack[violated].argsort()]
-        worst = worst[: _NEW_ROWS_PER_DIMENSION * problem.n_unknowns]
-        grown = torch.cat([working, torch.stack([worst, token[worst]], 1)])
-        grown = torch.unique(grown, dim=0)
-        if len(grown) == len(working):  # nothing violated, or nothing but rounding left
-            break
-        Z = to_numpy(problem.rows(grown[:, 0], grown[:, 1])) / scale
-        found = least_distance(Z, to_numpy(wanted[grown[:, 0]]), unit=unit)
-        if found.p is None:
-            return _infeasible(grown, Z, found.dual, n_iter + 1, history)
-        unit = max(1.0, np.linalg.norm(found.p))
-        working, multipliers = grown[found.dual > 0], found.dual[found.dual > 0]
-        p = to_tensor(found.p / scale, device=gaps.device)
-    lam = torch.zeros_like(gaps[..., 0])
-    lam[working[:, 0], working[:, 1]] = to_tensor(
-        multipliers / scale**2, device=gaps.device
-    )
-    smallest = problem.margins(p)[wanted > 0].min()
-    if smallest <= 0:  # not one margin yet: there is no primal value to certify
-        return _answer(problem, p, lam, np.inf, tol, n_iter, history)
-    if torch.isfinite(smallest):
-        p = p / smallest
-    # The dual value of the best multiple of lam is (h'lam)^2 / (2 ||sum lam z||^2).
-    bound = (wanted[:, None] * lam).sum() / problem.combine(lam).norm()
-    gap = 1.0 - (bound / p.norm()).item() ** 2 if lam.any() else 0.0
-    return _answer(problem, p, lam, max(gap, 0.0), tol, n_iter, history)
-
-
-def _soft_margin(problem, C, loss, tol, max_iter):
-    """Squared hinge: one Newton solve. Hinge: a few, in a method of multipliers."""
-    weight = C * problem.weight[:, None] * problem.constrained  # (n, T)
-    wanted = problem.wanted[:, None]
-    hinge = loss == "hinge"
-    p = problem.gaps.new_zeros(problem.n_unknowns)
-    lam = torch.zeros_like(weight)
-    cap = weight if hinge else torch.full_like(weight, torch.inf)
-    steepness = problem.constrained / problem.scale**2 if hinge else 2.0 * weight
-    n_iter, history = 0, {"gap": []}
-    while n_iter < max_iter:
-        offset = lam if hinge else torch.zeros_like(lam)
-        p, steps = _newton(problem, p, offset, steepness, cap, max_iter - n_iter)
-        n_iter += steps
-        lam = _multipliers(problem, p, offset, steepness, cap)
-        short = (wanted - problem.margins(p)).clamp(min=0)
-        if hinge:
-            penalty, conjugate = (weight * short).sum(), 0.0
-        else:
-            penalty = (weight * short**2).sum()
-            conjugate = (lam * short).sum() / 2  # lam^2 / (4 C w), lam = 2 C w short
-        primal = p.square().sum() / 2 + penalty
-        dual = (wanted * lam).sum() - conjugate
-        dual = dual - problem.combine(lam).square().sum() / 2
-        gap = max(0.0, ((primal - dual) / primal).item())
-        history["gap"].append(gap)
-        if gap <= tol or not hinge or len(history["gap"]) == _MAX_ROUNDS:
-            break
-        steepness = _STEEPER * steepness
-    return _answer(problem, p, lam, gap, tol, n_iter, history)
-
-
-def _multipliers(problem, p, offset, steepness, cap):
-    """Return the slopes of the penalties, lam = clip(lam0 + s (h - z'p), 0, cap)."""
-    short = problem.wanted[:, None] - problem.margins(p)
-    short = short.masked_fill(~problem.constrained, 0.0)
-    return torch.minimum((offset + steepness * short).clamp(min=0), cap)
-
-
-def _newton(problem, p, offset, steepness, cap, max_iter):
-    """Minimise 1/2 ||p||^2 + sum of penalties with slopes `_multipliers`: piecewise
-    quadratic, so that Newton with an exact line search ends after finitely many steps.
-    """
-    identity = torch.eye(len(p), dtype=p.dtype, device=p.device)
-    for n_iter in range(1, max_iter + 1):  # noqa: B007
-        lam = _multipliers(problem, p, offset, steepness, cap)
-        gradient = p - problem.combine(lam)
-        curved = (lam > 0) & (lam < cap)
-        H = identity + problem.curvature(steepness * curved)
-        step = -torch.cholesky_solve(gradient[:, None], torch.linalg.cholesky(H))[:, 0]
-        promised = -(gradient @ step)  # twice the decrease that the quadratic piece has
-        p = p + _exact_step(problem, p, step, offset, steepness, cap) * step
-        if promised <= torch.finfo(p.dtype).eps * (p @ p):
-            break  # the last piece was reached one step ago, and this step solved it
-    return p, n_iter
-
-
-def _exact_step(problem, p, step, offset, steepness, cap):
-    """Find the zero of the piecewise linear, increasing slope along `step`."""
-    short = (problem.wanted[:, None] - problem.margins(p)).masked_fill(
-        ~problem.constrained, 0.0
-    )
-    fall = problem.margins(step).masked_fill(~problem.constrained, 0.0)
-    low, high, tau = 0.0, np.inf, 1.0
-    p_step, step_step = (p @ step).item(), (step @ step).item()
-    for _ in range(100):  # bisection alone would end in 60
-        raw = offset + steepness * (short - tau * fall)
-        lam = torch.minimum(raw.clamp(min=0), cap)
-        slope = p_step + tau * step_step - (lam * fall).sum().item()
-        if slope > 0:
-            high = tau
-        else:
-            low = tau
-        curved = (raw > 0) & (raw < cap)
-        bend = step_step + (steepness * curved * fall**2).sum().item()
-        newton = tau - slope / bend
-        if abs(newton - tau) <= 1e-15 * tau:
-            break
-        inside = low < newton < high
-        tau = newton if inside else (low + high) / 2 if np.isfinite(high) else 2 * tau
-    return tau
-
-
-def _answer(problem, p, lam=None, gap=0.0, tol=0.0, n_iter=0, history=None):
-    """Collect what a solver found."""
-    lam = torch.zeros_like(problem.gaps[..., 0]) if lam is None else lam
-    support = lam.nonzero()
-    norm = p.norm().item()
-    shape = () if problem.queries is None else (-1, problem.queries.shape[1])
-    return TokenSVMSolution(
-        p=to_numpy(p.reshape(shape) if shape else p),
-        support=to_numpy(support),
-        dual=to_numpy(lam[support[:, 0], support[:, 1]]),
-        margin=1.0 / norm if norm > 0 else np.inf,
-        status="optimal" if gap <= tol else "stalled",
-        gap=gap,
-        n_iter=n_iter,
-        history=history or {},
-    )
-
-
-def _infeasible(pairs, Z, weights, n_iter, history):
-    """Report the convex combination of gaps that is zero: no p separates them."""
-    used = weights > 0
-    return TokenSVMSolution(
-        p=None,
-        support=to_numpy(pairs[to_tensor(used, device=pairs.device)]),
-        dual=weights[used],
-        margin=0.0,
-        status="infeasible",
-        gap=float(np.linalg.norm(weights @ Z)),
-        n_iter=n_iter,
-        history=history,
-    )
