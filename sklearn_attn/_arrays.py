@@ -65,34 +65,42 @@ def cpu_generator(random_state):
     return torch.Generator(device="cpu").manual_seed(int(seed))
 
 
-_guard = threading.Lock()
-_guarded_calls = 0
-_threads_before = 1
+class _Guard(threading.local):
+    """Which Python threads run small work, and how many torch threads there were.
+
+    Torch keeps the number for each Python thread, and hands the number that was set
+    last, by whichever thread, to every thread that asks for the first time. So the
+    number is noted when the first of them enters, and each sets it back for itself.
+    """
+
+    lock = threading.Lock()
+    n_inside = 0
+    n_threads = 1
+    is_inside = False  # of this Python thread alone
+
+
+_guard = _Guard()
 
 
 @contextmanager
 def few_threads(n_numbers):
-    """Run small work on one torch thread, and put the number of threads back after.
-
-    Nested calls and calls from several threads share one guard: the first that
-    enters notes the number, the last that leaves restores it.
-    """
-    global _guarded_calls, _threads_before
-    if n_numbers > _SMALL_WORK:
+    """Run small work on one torch thread, and put the number of threads back after."""
+    if n_numbers > _SMALL_WORK or _guard.is_inside:
         yield
         return
-    with _guard:
-        if _guarded_calls == 0:
-            _threads_before = torch.get_num_threads()
-            torch.set_num_threads(1)
-        _guarded_calls += 1
+    with _Guard.lock:
+        if _Guard.n_inside == 0:
+            _Guard.n_threads = torch.get_num_threads()
+        _Guard.n_inside += 1
+    _guard.is_inside = True
+    torch.set_num_threads(1)
     try:
         yield
     finally:
-        with _guard:
-            _guarded_calls -= 1
-            if _guarded_calls == 0:
-                torch.set_num_threads(_threads_before)
+        _guard.is_inside = False
+        with _Guard.lock:
+            _Guard.n_inside -= 1
+            torch.set_num_threads(_Guard.n_threads)
 
 
 def to_numpy(array):

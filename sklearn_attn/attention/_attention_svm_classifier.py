@@ -97,9 +97,10 @@ class AttentionSVMClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimato
         lowest objective wins.
     max_iter : int, default=1000
         Limit of iterations: per entry of `attention_reg` for "path", in all otherwise.
+        The steps of "ngd", which has no minimum to reach.
     tol : float, default=1e-6
-        `solver="path"` stops where no entry of the gradient is larger; "ngd" where a
-        step turns prompt and head by less.
+        `solver="path"` stops where no entry of the gradient is larger; "ngd" early,
+        where a step turns prompt and head by less.
     class_weight : dict, "balanced" or None, default=None
         Weights of the classes, as in :class:`~sklearn.svm.LinearSVC`.
     device : str, default="cpu"
@@ -292,7 +293,7 @@ class AttentionSVMClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimato
         Warns
         -----
         ConvergenceWarning
-            If `solver` reached `max_iter`, or a hard margin is infeasible.
+            If "path" or "alternate" reached `max_iter`, or a hard margin is infeasible.
         """
         ridges = _check_ridges(self.attention_reg)
         tokens, labels = check_tokens(self, X, y, reset=True)
@@ -402,7 +403,7 @@ class AttentionSVMClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimato
                 f"solver={self.solver!r} stopped after max_iter={self.max_iter} "
                 "iterations. Increase max_iter, or tol, or scale the features.",
                 ConvergenceWarning,
-                stacklevel=3,
+                stacklevel=2,
             )
         for name, certificate in solution.value.infeasible:
             warnings.warn(
@@ -411,7 +412,7 @@ class AttentionSVMClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimato
                 f"combination of them has length {certificate.gap:.1e}, relative to "
                 f"their own). The soft margin with {name}=1.0 is used instead.",
                 ConvergenceWarning,
-                stacklevel=3,
+                stacklevel=2,
             )
 
     def _pooling_weights(self, X, method):

@@ -78,7 +78,9 @@ def solve_key_query_svm(
     -------
     TokenSVMSolution
         As from :func:`solve_token_svm`, with `p` the matrix W of shape
-        (n_token_features, n_query_features), and `margin` one over its norm.
+        (n_token_features, n_query_features), and `margin` one over its norm. For the
+        nuclear norm, the combination of `dual` has spectral norm 1, and the sum of
+        `dual` is the certified lower bound of the norm of W.
 
     Raises
     ------
@@ -193,13 +195,13 @@ def _nuclear_norm(problem, start, tol, max_iter):
             f"The nuclear norm's relative gap is {gap:.1e} > tol={tol:g} after "
             f"{n_iter} steps. Increase max_iter or tol.",
             ConvergenceWarning,
-            stacklevel=3,
+            stacklevel=2,
         )
     used = dual > 0
     return TokenSVMSolution(
         p=best,
         support=certificate[used],
-        dual=dual[used],
+        dual=dual[used] / scale,
         margin=scale / best_norm,
         status="optimal" if gap <= tol else "stalled",
         gap=max(0.0, gap),

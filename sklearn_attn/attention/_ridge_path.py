@@ -4,7 +4,6 @@ The practical form of the regularisation path p(R) of 2306.13596: each ridge lam
 for one radius R, and each solution starts the search for the next.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,9 +105,9 @@ def ridge_path(
         problem = RidgeERM(erm, head_reg, lam)
         last = stage == len(attention_reg) - 1
         for _ in range(_MAX_ESCAPES):
-            found = _lbfgs(problem, theta, tol, max_iter, curve, on_iteration)
+            found, stopped = _lbfgs(problem, theta, tol, max_iter, curve, on_iteration)
             theta, n_iter = found.value, n_iter + found.n_iter
-            if not (last and found.converged):
+            if stopped or not (last and found.converged):
                 break
             leaving = _leave_saddle(problem, theta)
             if leaving is None:
@@ -119,8 +118,8 @@ def ridge_path(
     return Solution(theta, n_iter, converged, {"objective": curve})
 
 
-def _lbfgs(problem, theta, tol, max_iter, curve, on_iteration: Callable):
-    """Minimise the penalised risk; `converged` is False if the limit came first."""
+def _lbfgs(problem, theta, tol, max_iter, curve, on_iteration):
+    """Minimise the penalised risk; tell also whether a callback stopped it."""
     stopped = False
 
     def after_iteration(intermediate_result):
@@ -139,14 +138,17 @@ def _lbfgs(problem, theta, tol, max_iter, curve, on_iteration: Callable):
         options={"maxiter": max_iter, "ftol": 0.0, "gtol": tol, "maxcor": 20},
     )
     # Status 1 is the limit; 2 is a line search at the limit of rounding: an answer.
-    return Solution(found.x, found.nit, found.status != 1 and not stopped, {})
+    return Solution(found.x, found.nit, found.status != 1), stopped
 
 
 def _newton(problem, theta):
     """Polish a minimiser: plain Newton steps for as long as the gradient shrinks."""
     gradient = problem.value_and_gradient(theta)[1]
     for _ in range(_MAX_NEWTON):
-        moved = theta - np.linalg.solve(problem.hessian(theta), gradient)
+        try:
+            moved = theta - np.linalg.solve(problem.hessian(theta), gradient)
+        except np.linalg.LinAlgError:
+            break  # a direction without any curvature: what L-BFGS found stands
         moved_gradient = problem.value_and_gradient(moved)[1]
         if not np.linalg.norm(moved_gradient) < np.linalg.norm(gradient):
             break
