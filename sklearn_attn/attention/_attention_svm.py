@@ -105,75 +105,76 @@ def attention_svm(
     Solution
         `value` is an `AttentionSVM`; `history` has the "objective" of the search.
     """
-    X, mask = tokens
-    if X.shape[1] == 1 and refit is not None:  # nothing to attend to
-        search = Solution(
-            (None, 0.0, X.new_zeros(X.shape[2])), 1, True, {"objective": []}
-        )
-    else:
-        # Centred tokens make for better conditioned steps. The prompt does not feel the
-        # centre, since softmax does not, and an intercept takes it up for the head.
-        centre = _mean_token(X, mask, weight) if fit_intercept else 0.0 * X[0, 0]
-        centred, share = X - centre, weight / weight.sum()
-        # The linear loss has no lower bound in an intercept; the centre stands for it.
-        intercept = fit_intercept and loss != "linear"
-        erm = AttentionERM(centred, centred, y, share, LOSSES[loss], mask, intercept)
 
-        def report(head, p, curve):
-            return on_iteration(*_uncentre(head, p, centre), curve)
-
-        search = _search(
+    def solve(erm, report):
+        if solver == "path":
+            return _search_path(
+                erm,
+                report,
+                on_stage,
+                tol=tol,
+                max_iter=max_iter,
+                head_reg=head_reg,
+                attention_reg=attention_reg,
+                n_init=n_init,
+                generator=generator,
+            )
+        on_stage(0)
+        if solver == "ngd":
+            return _search_descent(erm, report, tol, max_iter)
+        return alternate(
             erm,
-            solver,
-            report,
-            on_stage,
-            tol=tol,
-            max_iter=max_iter,
-            head_reg=head_reg,
-            attention_reg=attention_reg,
-            n_init=n_init,
-            generator=generator,
             weight=weight,
             C=_finite(C),
             attention_C=_finite(attention_C),
+            max_iter=max_iter,
+            on_iteration=report,
         )
-        search = replace(search, value=_uncentre(*search.value, centre))
+
+    if tokens.values.shape[1] == 1 and refit is not None:  # nothing to attend to
+        nowhere = torch.zeros_like(tokens.values[0, 0])
+        search = Solution((None, 0.0, nowhere), 1, True, {"objective": []})
+    else:
+        search = _search(
+            tokens, y, weight, LOSSES[loss], fit_intercept, solve, on_iteration
+        )
     v, b, p = search.value
     if refit is None:
-        return replace(
-            search, value=AttentionSVM(to_numpy(v), b, to_numpy(p), to_numpy(p))
+        found = AttentionSVM(to_numpy(v), b, to_numpy(p), to_numpy(p))
+    else:
+        found = _refit(
+            tokens,
+            y,
+            weight,
+            p,
+            C=C,
+            attention_C=attention_C,
+            pooling=pooling,
+            relax_non_support=relax_non_support,
+            fit_intercept=fit_intercept,
         )
-    found = _refit(
-        tokens,
-        y,
-        weight,
-        p,
-        C=C,
-        attention_C=attention_C,
-        pooling=pooling,
-        relax_non_support=relax_non_support,
-        fit_intercept=fit_intercept,
-    )
     return replace(search, value=found)
 
 
-def _search(
-    erm, solver, report, on_stage, *, tol, max_iter, weight, C, attention_C, **path
-):
-    """Find head and prompt by one of the three solvers."""
-    if solver == "path":
-        return _search_path(erm, report, on_stage, tol=tol, max_iter=max_iter, **path)
-    on_stage(0)
-    if solver == "ngd":
-        return _search_descent(erm, report, tol, max_iter)
-    return alternate(
-        erm,
-        weight=weight,
-        C=C,
-        attention_C=attention_C,
-        max_iter=max_iter,
-        on_iteration=report,
-    )
+def _search(tokens, y, weight, loss, fit_intercept, solve, on_iteration):
+    """Minimise the risk of centred tokens, which makes for better conditioned steps.
+
+    The prompt does not feel the centre, since softmax does not, and an intercept takes
+    it up for the head.
+    """
+    X, mask = tokens
+    centre = _mean_token(X, mask, weight) if fit_intercept else 0.0 * X[0, 0]
+    centred = X - centre
+    # The linear loss has no lower bound in an intercept; the centre stands for it.
+    intercept = fit_intercept and loss is not LOSSES["linear"]
+    share = weight / weight.sum()
+    erm = AttentionERM(centred, centred, y, share, loss, mask, intercept)
+
+    def report(head, p, curve):
+        return on_iteration(*_uncentre(head, p, centre), curve)
+
+    found = solve(erm, report)
+    return replace(found, value=_uncentre(*found.value, centre))
 
 
 def _finite(C):

@@ -142,17 +142,18 @@ def _lbfgs(problem, theta, tol, max_iter, curve, on_iteration):
 
 
 def _newton(problem, theta):
-    """Polish a minimiser: plain Newton steps for as long as the gradient shrinks."""
+    """Polish a minimiser: plain Newton steps for as long as they halve the gradient."""
     gradient = problem.value_and_gradient(theta)[1]
     for _ in range(_MAX_NEWTON):
         try:
             moved = theta - np.linalg.solve(problem.hessian(theta), gradient)
         except np.linalg.LinAlgError:
             break  # a direction without any curvature: what L-BFGS found stands
-        moved_gradient = problem.value_and_gradient(moved)[1]
-        if not np.linalg.norm(moved_gradient) < np.linalg.norm(gradient):
+        before, moved_gradient = gradient, problem.value_and_gradient(moved)[1]
+        if np.linalg.norm(moved_gradient) < np.linalg.norm(before):
+            theta, gradient = moved, moved_gradient
+        if not np.linalg.norm(gradient) < np.linalg.norm(before) / 2:
             break
-        theta, gradient = moved, moved_gradient
     return theta
 
 
