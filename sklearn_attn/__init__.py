@@ -16,6 +16,7 @@ _HOME = {
     "AttentionDisplay": "attention",
     "AttentionSVMClassifier": "attention",
     "ComparisonDisplay": "comparison",
+    "MarginDisplay": "attention",
     "compare": "comparison",
     "show_versions": "_show_versions",
 }
