@@ -14,6 +14,7 @@ from sklearn.utils._param_validation import Interval, StrOptions, validate_param
 from sklearn.utils.validation import _check_sample_weight as check_sample_weight
 
 __all__ = [
+    "CALLBACK_BOOKKEEPING",
     "CallbackSupportMixin",
     "Interval",
     "StrOptions",
@@ -30,6 +31,15 @@ __all__ = [
     "validate_params",
     "with_callbacks",
 ]
+
+# What scikit-learn hangs on an estimator while its callbacks run: the callbacks, which
+# may hold sockets, and the whole tree of tasks.
+CALLBACK_BOOKKEEPING = (
+    "_skl_callbacks",
+    "_skl_callbacks_to_teardown",
+    "_callback_fit_ctx",
+    "_parent_callback_ctx",
+)
 
 try:  # scikit-learn >= 1.9
     from sklearn.callback import CallbackSupportMixin, with_callbacks

@@ -172,7 +172,7 @@ def _as_rows(X):
     """Lay 3-D or ragged X out as rows; return `(rows, n_tokens)`, None for 2-D X."""
     if not get_config()["array_api_dispatch"]:
         X = to_numpy(X)
-    if _is_ragged(X):
+    if is_ragged(X):
         X = pad_sequences(X)
     if getattr(X, "ndim", None) != 3:
         return X, None
@@ -185,7 +185,7 @@ def _as_rows(X):
     return reshape((n_samples, n_tokens * n_features)), n_tokens
 
 
-def _is_ragged(X):
+def is_ragged(X):
     """Tell a list (or 1-D object array) of 2-D sequences from rows of numbers."""
     if isinstance(X, np.ndarray) and X.dtype == object and X.ndim == 1:
         X = list(X)

@@ -20,14 +20,15 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-import sklearn_attn.callbacks as callbacks_module
 from sklearn_attn._compat import (
     CallbackSupportMixin,
     close_listener,
     open_listener,
     with_callbacks,
 )
+from sklearn_attn.attention import AttentionSVMClassifier
 from sklearn_attn.callbacks import EarlyStopping, LossLogger, Snapshot
+from sklearn_attn.datasets import make_token_selection
 
 needs_callbacks = pytest.mark.skipif(
     open_listener is None, reason="scikit-learn 1.9 brought callbacks"
@@ -192,6 +193,7 @@ def test_before_scikit_learn_1_9_the_module_imports_and_a_callback_says_what_it_
 ):
     program = f"""
         import sys
+        import sklearn.metrics  # which imports callbacks itself where there are some
         sys.modules["sklearn.callback"] = None  # as if it were not there
         from sklearn_attn.callbacks import EarlyStopping, LossLogger, Snapshot
         for make in EarlyStopping, LossLogger, lambda: Snapshot({str(tmp_path)!r}):
@@ -265,6 +267,76 @@ class TestAllThree:
         estimator = LogisticRegression().set_callbacks(callback())
         with pytest.raises(ValueError, match="LogisticRegression does not keep"):
             estimator.fit(*data)
+
+
+@needs_callbacks
+class TestOnTheAttentionSVM:
+    """Search -> pipeline -> our estimator: fit -> class -> stage -> iteration."""
+
+    TOL, N_STAGES, N_FITS = 1e-2, 2, 2 * 2 + 1  # candidates x folds, and the refit
+
+    @pytest.fixture
+    def sequences(self):
+        X, y = make_token_selection(
+            n_samples=40, n_tokens=4, n_token_features=3, random_state=0
+        )
+        return X.reshape(40, 12), y
+
+    def search(self, *callbacks):
+        # Not refitted by the SVMs, so that the last iteration is what the fit returns.
+        classifier = AttentionSVMClassifier(
+            n_tokens=4, attention_reg=(1e-1, 1e-2), refit=None
+        ).set_callbacks(*callbacks)
+        return GridSearchCV(
+            make_pipeline(StandardScaler(), classifier),
+            {"attentionsvmclassifier__head_reg": [1e-3, 1e-2]},
+            cv=2,
+            n_jobs=2,
+        )
+
+    def test_all_three_reach_it_in_the_workers_of_a_search(self, tmp_path, sequences):
+        stopping = EarlyStopping(tol=self.TOL, n_iter_no_change=2)
+        snapshot, logger = Snapshot(tmp_path, keep_last=1), LossLogger()
+        search = self.search(stopping, snapshot, logger).fit(*sequences)
+
+        logs = logger.get_logs(as_frame=True)
+        assert set(logs["estimator_name"]) == {"AttentionSVMClassifier"}
+        loops = dict(list(logs.groupby("parent_task_id_path")["loss"]))
+        assert len(loops) == self.N_STAGES * self.N_FITS
+        for losses in loops.values():  # each step of the path lowers its loss
+            stale = np.diff(losses) >= -self.TOL
+            two_in_a_row = stale[:-1] & stale[1:]
+            assert two_in_a_row[-1]
+            assert not two_in_a_row[:-1].any()
+
+        rows = snapshot.list_files()
+        last_losses = {loop: losses.iloc[-1] for loop, losses in loops.items()}
+        assert {r["parent_task_id_path"]: r["loss"] for r in rows} == last_losses
+        pipeline, X = search.best_estimator_, sequences[0]
+        restored = snapshot.load("newest")
+        np.testing.assert_array_equal(
+            restored.decision_function(pipeline[:-1].transform(X)),
+            pipeline.decision_function(X),
+        )
+
+    def test_a_progress_bar_on_the_search_shows_its_classes_and_stages(
+        self, tmp_path, sequences, capsys, monkeypatch
+    ):
+        pytest.importorskip("rich")
+        from sklearn.callback import ProgressBar
+
+        monkeypatch.setenv("COLUMNS", "200")  # no line is cut
+        search = self.search(*all_three(tmp_path))
+        search.set_callbacks(ProgressBar(max_propagation_depth=None))
+        search.fit(*sequences)
+        bars = capsys.readouterr().out.splitlines()
+
+        def n_complete(task):
+            return sum(task in bar and "100%" in bar for bar in bars)
+
+        assert n_complete("GridSearchCV - fit ") == 1
+        for task in ("fit", "class 1", "stage #0", "stage #1"):
+            assert n_complete(f"AttentionSVMClassifier - {task} ") == self.N_FITS
 
 
 @needs_callbacks
@@ -509,7 +581,7 @@ class TestSnapshot:
             assert len(snapshot.list_files()) == 2  # not to be seen while written
             raise OSError("disk full")
 
-        monkeypatch.setattr(callbacks_module.joblib, "dump", dump_half)
+        monkeypatch.setattr(joblib, "dump", dump_half)
         with pytest.raises(OSError, match="disk full"):
             estimator.fit()
         assert len(list(tmp_path.iterdir())) == 2

@@ -28,13 +28,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
-from sklearn_attn.comparison import (
-    ComparisonDisplay,
-    ComparisonResult,
-    _corrected_t_test,
-    _holm,
-    compare,
-)
+from sklearn_attn.comparison import ComparisonDisplay, ComparisonResult, compare
+from sklearn_attn.comparison._corrected_t_test import corrected_t_test, holm
 
 CONFIDENCE = 0.95
 
@@ -139,7 +134,7 @@ def test_the_interval_is_where_the_test_stops_rejecting():
 def test_without_overlap_it_is_the_paired_t_test():
     rng = np.random.default_rng(1)
     a, b = rng.normal(size=(2, 10))
-    test = _corrected_t_test(b - a, 0.0, CONFIDENCE)
+    test = corrected_t_test(b - a, 0.0, CONFIDENCE)
     plain = stats.ttest_rel(b, a)
     assert test.statistic == pytest.approx(plain.statistic, rel=1e-12)
     assert test.p_value == pytest.approx(plain.pvalue, rel=1e-12)
@@ -157,7 +152,7 @@ def test_it_rejects_a_true_null_as_often_as_it_says_and_the_naive_test_does_not(
     rates = {
         ratio: np.mean(
             [
-                _corrected_t_test(d, ratio, CONFIDENCE).p_value < level
+                corrected_t_test(d, ratio, CONFIDENCE).p_value < level
                 for d in shared + own
             ]
         )
@@ -182,7 +177,7 @@ def test_uneven_folds_enter_by_their_mean_sizes(iris):
     assert result.train_sizes.tolist() == [80, 75, 79]
     assert result.test_sizes.tolist() == [20, 10, 10]
     a, b = result.scores["score"]
-    expected = _corrected_t_test(b - a, (40 / 3) / 78, CONFIDENCE)
+    expected = corrected_t_test(b - a, (40 / 3) / 78, CONFIDENCE)
     assert result.test()["b"] == expected
 
 
@@ -214,7 +209,7 @@ def test_one_fold_tests_nothing():
 
 def test_holm_is_the_step_down_bonferroni():
     # sorted .01, .03, .04 times 3, 2, 1: .03, .06, .04, and the last is raised to .06
-    adjusted = _holm(np.array([0.01, 0.04, 0.03, np.nan]))
+    adjusted = holm(np.array([0.01, 0.04, 0.03, np.nan]))
     np.testing.assert_allclose(adjusted, [0.03, 0.06, 0.06, np.nan], rtol=1e-15)
 
 
@@ -519,7 +514,7 @@ def test_bad_input_is_refused_before_any_work(
     def work(*args, **kwargs):
         raise AssertionError("a fold was run")
 
-    monkeypatch.setattr("sklearn_attn.comparison._cross_validate", work)
+    monkeypatch.setattr("sklearn_attn.comparison._compare._cross_validate", work)
     with pytest.raises(error, match=message):
         compare(candidates, *iris, **options)
 

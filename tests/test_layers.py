@@ -31,8 +31,9 @@ HEAVY = {
     "skorch",
 }
 # They look at what the user passes, like an estimator, but belong to no domain.
-ESTIMATOR_LEVEL = {f"{ROOT}.{name}" for name in ("callbacks", "comparison")}
-ESTIMATOR_LEVEL |= {f"{ROOT}.preprocessing"}
+ESTIMATOR_LEVEL = {"callbacks", "comparison", "preprocessing"}
+# Folders that are no domain; `datasets` draws from the nouns of all of them.
+OUTSIDE_OF_DOMAINS = ESTIMATOR_LEVEL | {"datasets"}
 DOORS = {f"{ROOT}.{name}" for name in ("_arrays", "_compat", "_validation")}
 # `_arrays` is the door that solvers go through as well: tensors in, NumPy out.
 DOORS_OF_ESTIMATORS = {f"{ROOT}.{name}" for name in ("_compat", "_validation")}
@@ -61,11 +62,16 @@ class Module:
         self.imports = list(self._read_imports(self.tree, in_function=False))
 
     @property
+    def top(self):
+        """What follows the root in the dotted name; empty for the root itself."""
+        return self.dotted.removeprefix(ROOT).removeprefix(".").split(".")[0]
+
+    @property
     def domain(self):
         """The domain's name; None for what lies outside of domains."""
-        parts = self.dotted.split(".")
-        in_folder = len(parts) > 2 or (len(parts) == 2 and self.is_package)
-        return parts[1] if in_folder and parts[1] != "datasets" else None
+        in_folder = self.is_package or self.dotted.count(".") > 1
+        is_domain = in_folder and self.top and self.top not in OUTSIDE_OF_DOMAINS
+        return self.top if is_domain else None
 
     @property
     def has_estimator(self):
@@ -145,7 +151,8 @@ def domains_do_not_import_each_other(modules):
 def only_estimators_look_at_raw_input(modules):
     """Below the estimators arrays are trusted: one validation, at the door."""
     for importer, imported in internal_imports(modules):
-        may = importer.has_estimator or importer.dotted in ESTIMATOR_LEVEL | DOORS
+        at_level = importer.top in ESTIMATOR_LEVEL or importer.dotted in DOORS
+        may = importer.has_estimator or at_level
         if imported.dotted in DOORS_OF_ESTIMATORS and not may:
             yield f"{importer.dotted} imports {imported.dotted}"
 
@@ -156,8 +163,8 @@ def imports_point_downwards(modules):
         above = importer.is_package or importer.dotted.endswith("_display")
         if imported.has_estimator and imported.domain and not above:
             yield f"{importer.dotted} imports the estimators of {imported.dotted}"
-        in_root = importer.dotted.count(".") == 1 and not importer.is_package
-        if imported.domain and in_root:
+        may = importer.domain or importer.top in ("", "datasets")
+        if imported.domain and not may:
             yield f"{importer.dotted} imports the domain of {imported.dotted}"
 
 
@@ -218,10 +225,16 @@ OFFENCES = [
     (only_estimators_look_at_raw_input, {"a.x": "from .._compat import Interval"}),
     (
         only_estimators_look_at_raw_input,
+        {"callbacks_too.x": "from .._compat import Interval"},
+    ),
+    (
+        only_estimators_look_at_raw_input,
         {"a._e_display": "from .. import _validation"},
     ),
     (imports_point_downwards, {"a.x": "from .e import E", "a.e": ESTIMATOR}),
-    (imports_point_downwards, {"comparison": "from .a import x", "a.x": ""}),
+    (imports_point_downwards, {"_training": "from .a import x", "a.x": ""}),
+    (imports_point_downwards, {"comparison/": "from ..a import x", "a.x": ""}),
+    (imports_point_downwards, {"comparison.c": "from ..a.x import f", "a.x": ""}),
     (imports_make_no_cycle, {"a.x": "from . import y", "a.y": "from .x import f"}),
     (
         imports_make_no_cycle,
@@ -251,14 +264,16 @@ CLEAN = {
             import cvxpy
         """,
     "a._e_display": "from .e import E\nclass D:\n    def plot(self): self.ax_ = 1",
+    "a.y": "from .. import __version__",
     "datasets/": "from ..a.x import solve",
-    "preprocessing": "from ._validation import pad_sequences",
+    "preprocessing/": "from .._validation import pad_sequences",
+    "preprocessing.x": "from .._compat import Interval",
 }
 
 
 def synthetic_package(sources):
     doors = {door.removeprefix(f"{ROOT}."): "" for door in DOORS}
-    modules = {}
+    modules = {ROOT: Module(ROOT, "", is_package=True)}
     for name, source in (doors | sources).items():
         dotted = f"{ROOT}.{name.removesuffix('/')}"
         modules[dotted] = Module(dotted, dedent(source), name.endswith("/"))
