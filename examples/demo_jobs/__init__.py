@@ -1,0 +1,39 @@
+"""What `make demo` runs: tasks with their baselines, and one module per estimator.
+
+An estimator adds its row in a module of its own, named in `ESTIMATORS` of `demo.py`:
+
+- `NAME`, the row's, and `candidate(task)`, the estimator of that row, tuned over
+  `N_SETTINGS` settings by :func:`tuned`; None for a task that is not its own.
+- `PICTURE`, the name of a file, and `picture(tested)`, the figure for it: what the
+  estimator has learned. `tested` holds `(task, fitted candidate, X_test, y_test)` for
+  each of its tasks.
+
+A task that comes with an estimator is a function in the same module, which returns a
+:class:`Task` and is named in `TASKS` of `demo.py`.
+"""
+
+from dataclasses import dataclass
+
+from sklearn.model_selection import GridSearchCV, ParameterGrid
+
+N_SETTINGS = 4  # of every candidate alike
+N_TUNING_FOLDS = 3
+
+
+@dataclass(frozen=True)
+class Task:
+    """Data, folds and the estimators to beat; the first of them is the baseline."""
+
+    name: str
+    title: str
+    X: object
+    y: object
+    n_tokens: int  # in a row of X
+    cv: object
+    baselines: dict
+
+
+def tuned(estimator, **grid):
+    """Search a grid by cross-validation on the training samples of a fold."""
+    assert len(ParameterGrid(grid)) == N_SETTINGS
+    return GridSearchCV(estimator, grid, cv=N_TUNING_FOLDS)
