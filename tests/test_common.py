@@ -41,7 +41,7 @@ VARIANTS = {
 }
 ON_FEATURE_TOKENS = [
     {},
-    {"refit": None, "n_init": 2},
+    {"refit": None, "n_init": 2, "random_state": 0},
     {"solver": "ngd"},
     {"solver": "alternate", "pooling": "hard"},
 ]
@@ -148,6 +148,8 @@ def test_array_api_input_gives_the_values_of_numpy_input(
 def test_fit_and_predict_leave_the_globals_of_torch_alone(estimator):
     X, y = make_classification(40, n_features=6, random_state=0)
     torch.manual_seed(7)
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(2)  # not what the guard sets it to
     before = (
         torch.get_rng_state(),
         torch.get_default_dtype(),
@@ -164,6 +166,7 @@ def test_fit_and_predict_leave_the_globals_of_torch_alone(estimator):
         torch.is_grad_enabled(),
         torch.get_num_threads(),
     )
+    torch.set_num_threads(n_threads)
     assert torch.equal(before[0], after[0])
     assert before[1:] == after[1:]
 

@@ -74,7 +74,9 @@ def test_training_and_test_bags_share_no_image():
     assert not images[0] & images[1]
 
 
-@pytest.mark.parametrize("digits", [10, -1, (3, 3), tuple(range(10)), (2.5, 3)])
+@pytest.mark.parametrize(
+    "digits", [10, -1, (3, 3), tuple(range(10)), (2.5, 3), (), "9", True]
+)
 def test_digits_that_make_no_task_are_refused(digits):
     with pytest.raises(ValueError, match="distinct"):
         make_digit_bags(digits=digits)

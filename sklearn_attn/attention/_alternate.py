@@ -46,7 +46,7 @@ def alternate(erm, *, weight, C, attention_C, max_iter, on_iteration):
     X, mask = erm.values, erm.mask
     p = X.new_zeros(erm.keys.shape[2])
     pooled = erm.pool(p)
-    selected, seen, curve, converged = None, set(), [], False
+    last, seen, curve, converged = None, set(), [], False
     for _ in range(max_iter):
         if erm.intercept:
             pooled = torch.cat([pooled, torch.ones_like(pooled[:, :1])], 1)
@@ -61,13 +61,15 @@ def alternate(erm, *, weight, C, attention_C, max_iter, on_iteration):
             erm.keys, selected, C=attention_C, mask=mask, sample_weight=weight
         )
         p = to_tensor(found.p, device=X.device, dtype=X.dtype)
-        curve.append((erm.weight @ erm.loss.value(scores.max(-1).values)).item())
+        margins = scores.max(-1).values + erm.y * (head[-1] if erm.intercept else 0.0)
+        curve.append((erm.weight @ erm.loss.value(margins)).item())
         stop = on_iteration(head, p, curve)
         key = tuple(selected.tolist())
-        converged = key in seen
-        seen.add(key)
-        if converged or stop:
+        converged = stop or key == last
+        if converged or key in seen:  # it stays, or goes round in a circle
             break
+        seen.add(key)
+        last = key
     log_scale = minimize_scalar(
         lambda s: erm.gradient(head, torch.tensor(s).exp() * p).value.item(),
         bounds=(0.0, _LARGEST_LOG_SCALE),

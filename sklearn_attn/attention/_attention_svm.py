@@ -52,6 +52,8 @@ class AttentionSVM:
         Whether the attention SVM ranks every selected token first.
     infeasible : list of (str, TokenSVMSolution)
         The hard margins that were asked for in vain, with their certificates.
+    stalled : list of (str, TokenSVMSolution)
+        The SVMs whose gap was not closed.
     """
 
     head: np.ndarray
@@ -61,6 +63,7 @@ class AttentionSVM:
     token_svm: TokenSVMSolution | None = None
     separable: bool = True
     infeasible: list = field(default_factory=list)
+    stalled: list = field(default_factory=list)
 
 
 def attention_svm(
@@ -250,7 +253,9 @@ def _search_descent(erm, report, tol, max_iter):
         max_iter=max_iter,
         on_step=after_step,
     )
-    # Descent has no minimum to reach: its length grows, and all steps done is done.
+    # Each step knew the loss before it. Descent has no minimum to reach: its length
+    # grows, and all steps done is done.
+    curve[:] = [*curve[1:], erm.gradient(*found).value.item()]
     return Solution(found, len(curve), True, {"objective": curve})
 
 
@@ -272,13 +277,15 @@ def _refit(
     selected = first_token(X, mask, p)
     rows = torch.arange(len(X), device=X.device)
     best = X[rows, selected]
-    infeasible = []
+    infeasible, stalled = [], []
 
     def solve(name, C, solve_for):
         solution = solve_for(C)
         if solution.status == "infeasible":
             infeasible.append((name, solution))
             solution = solve_for(_SOFT_PENALTY)
+        if solution.status == "stalled":
+            stalled.append((name, solution))
         return solution
 
     relaxed = None
@@ -298,7 +305,7 @@ def _refit(
         pooled = X[rows, first_token(X, mask, prompt)]
     else:
         pooled = torch.einsum("nt,ntd->nd", attention_weights(X @ prompt, mask), X)
-    if X.shape[1] == 1 and np.isfinite(C):
+    if X.shape[1] == 1 and np.isfinite(C) and len(y.unique()) == 2:
         v, b = _linear_svc(pooled, y, weight, C, fit_intercept)
     else:
         features = _with_constant(pooled, fit_intercept)
@@ -318,6 +325,7 @@ def _refit(
         token_svm=token_svm,
         separable=bool(ahead.all()),
         infeasible=infeasible,
+        stalled=stalled,
     )
 
 
@@ -345,7 +353,7 @@ def _supports_head(best, y, weight, C, fit_intercept):
     """Tell which selected tokens support the max-margin head, or else the soft one."""
     features = _with_constant(best, fit_intercept)
     label_svm = solve_label_svm(features, y)
-    if label_svm.p is None:
+    if label_svm.status != "optimal":
         label_svm = solve_label_svm(features, y, C=_finite(C), sample_weight=weight)
     return y * (features @ to_tensor(label_svm.p, device=y.device)) <= 1.0 + _ACTIVE
 

@@ -40,6 +40,15 @@ from ._attention_svm import attention_svm, first_token
 from ._erm import LOSSES
 from ._softmax import attention_weights
 
+_OF_THE_REFIT = (
+    "attention_svm_coef_",
+    "attention_margin_",
+    "support_",
+    "dual_coef_",
+    "n_support_",
+    "separable_",
+)
+
 
 class AttentionSVMClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
     """Linear classifier on tokens that are pooled by max-margin attention.
@@ -128,7 +137,8 @@ class AttentionSVMClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimato
     attention_svm_coef_ : ndarray of shape (k, n_token_features)
         Solution of the attention SVM, with margin 1. Only with `refit="svm"`.
     selected_tokens_ : ndarray of shape (n_samples, k)
-        Index of the token that the attention SVM selects in each training sequence.
+        Index of the token that the search selects in each training sequence: the one
+        that the attention SVM separates from the others.
     support_ : ndarray of shape (n_support, 2)
         Support tokens, as pairs (sequence, token), class after class. Only with
         `refit="svm"`.
@@ -142,8 +152,8 @@ class AttentionSVMClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimato
     label_margin_ : ndarray of shape (k,)
         1 / ||coef_||.
     separable_ : ndarray of bool of shape (k,)
-        Whether every selected token is separated from its neighbours by the attention
-        SVM. Only with `refit="svm"`.
+        Whether the attention SVM ranks every selected token first in its sequence.
+        Only with `refit="svm"`.
     loss_curve_ : list of float, or list of lists
         Objective after each iteration of `solver`; a list for each class if `k > 1`.
         Empty where there is one token only.
@@ -168,8 +178,15 @@ class AttentionSVMClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimato
     is not convex: the selected tokens are optimal for the head locally, not always
     globally.
 
-    A fit costs about `n_samples * n_tokens * n_token_features` operations per
-    iteration, and the size of X twice in memory.
+    Scale the features first: ridges and penalties have units.
+
+    An iteration costs about `n_samples * n_tokens * n_token_features` operations, and
+    the end of the search `n_token_features ** 2` times `n_samples * n_tokens`, and
+    `n_token_features ** 3`, a few times. Besides X, memory holds about three arrays of
+    its size in float64.
+
+    Fits with sample weights equal fits with repeated samples to 1e-7, except for
+    `solver="ngd"`, whose steps of constant length amplify rounding.
 
     References
     ----------
@@ -310,7 +327,14 @@ class AttentionSVMClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimato
         problems = _against_the_rest(
             self.class_weight, self.classes_, codes[rows], weight[rows]
         )
-        found, generator = [], cpu_generator(self.random_state)
+        if self.loss == "linear" and not (self.head_reg > 0 and min(ridges) > 0):
+            raise ValueError(
+                "loss='linear' has no lower bound without ridges; head_reg and every "
+                "entry of attention_reg must be positive."
+            )
+        found = []
+        # nothing is drawn, not even from the global generator, unless it is needed
+        generator = cpu_generator(self.random_state) if self.n_init > 1 else None
         context = self._init_callback_context(max_subtasks=len(problems))
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
         kept = tokens if len(rows) == len(weight) else _take(tokens, rows)
@@ -346,6 +370,8 @@ class AttentionSVMClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimato
                 self._warn(solution)
                 found.append(solution)
                 task.call_on_fit_task_end(estimator=self, X=X, y=y)
+        for name in _OF_THE_REFIT:
+            vars(self).pop(name, None)  # of an earlier fit, with other parameters
         for name, value in self._attributes(found, tokens, rows).items():
             setattr(self, name, value)
         follow_X = follow(X)
@@ -400,8 +426,16 @@ class AttentionSVMClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimato
         """Say what did not work out, and what to change."""
         if not solution.converged:
             warnings.warn(
-                f"solver={self.solver!r} stopped after max_iter={self.max_iter} "
-                "iterations. Increase max_iter, or tol, or scale the features.",
+                f"solver={self.solver!r} did not converge in {solution.n_iter} "
+                f"iterations (max_iter={self.max_iter}). Increase max_iter, or tol, or "
+                "scale the features.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        for name, svm in solution.value.stalled:
+            warnings.warn(
+                f"The SVM of {name}={getattr(self, name)} is solved to a relative gap "
+                f"of {svm.gap:.1e} only. Decrease {name}, or scale the features.",
                 ConvergenceWarning,
                 stacklevel=2,
             )
@@ -652,12 +686,16 @@ class _Report:
 
 def _check_ridges(attention_reg):
     """Return the ridges as a list of floats."""
-    ridges = [float(ridge) for ridge in attention_reg]
+    message = (
+        "attention_reg must hold at least one ridge, each a finite number that is not "
+        f"negative; got {attention_reg!r}."
+    )
+    try:
+        ridges = [float(ridge) for ridge in attention_reg]
+    except (TypeError, ValueError):
+        raise ValueError(message) from None
     if not ridges or min(ridges) < 0 or not np.isfinite(ridges).all():
-        raise ValueError(
-            "attention_reg must hold at least one ridge, none of them negative; got "
-            f"{attention_reg!r}."
-        )
+        raise ValueError(message)
     return ridges
 
 
@@ -677,6 +715,11 @@ def _against_the_rest(class_weight, classes, codes, weight):
         per_class[present] = weight.sum() / (present.sum() * counts[present])
     else:
         per_class = compute_class_weight(class_weight, classes=classes, y=classes)
+        if not (np.isfinite(per_class).all() and (per_class > 0).all()):
+            raise ValueError(
+                f"class_weight must be positive and finite; got {class_weight!r}. To "
+                "leave samples out, use sample_weight."
+            )
     if len(classes) == 2:
         sign = np.where(codes == 1, 1.0, -1.0)
         return [(classes[1], sign, weight * per_class[codes])]

@@ -229,10 +229,10 @@ def pose_erm(X, y, head, prompt, keys, loss, mask):
         raise ValueError(f"loss must be one of {list(LOSSES)}; got {loss!r}.")
     X = to_tensor(X, dtype=torch.float64)
     keys = X if keys is None else to_tensor(keys, dtype=torch.float64)
-    if X.ndim != 3 or keys.ndim != 3 or X.shape[:2] != keys.shape[:2]:
+    if X.ndim != 3 or 0 in X.shape or keys.ndim != 3 or X.shape[:2] != keys.shape[:2]:
         raise ValueError(
-            "X and keys must have shape (n_samples, n_tokens, n_features), the first "
-            f"two equal; got {tuple(X.shape)} and {tuple(keys.shape)}."
+            "X and keys must have shape (n_samples, n_tokens, n_features), none zero, "
+            f"the first two equal; got {tuple(X.shape)} and {tuple(keys.shape)}."
         )
     n = len(X)
     y = X.new_ones(n) if y is None else to_tensor(y, dtype=torch.float64)
@@ -240,6 +240,14 @@ def pose_erm(X, y, head, prompt, keys, loss, mask):
         raise ValueError(f"y must hold -1 or +1 for each of {n} sequences.")
     if mask is not None:
         mask = to_tensor(mask, dtype=torch.bool)
+        if mask.shape != X.shape[:2] or not mask.any(1).all():
+            raise ValueError(
+                f"mask must have shape {tuple(X.shape[:2])} and keep a token in each "
+                f"sequence; got shape {tuple(mask.shape)}."
+            )
+        X, keys = (a.masked_fill(~mask[..., None], 0.0) for a in (X, keys))
+    if not (X.isfinite().all() and keys.isfinite().all()):
+        raise ValueError("X and keys must be finite wherever mask has a token.")
     p = X.new_zeros(keys.shape[2]) if prompt is None else to_tensor(prompt)
     if not callable(head):
         head = to_tensor(head, dtype=torch.float64)

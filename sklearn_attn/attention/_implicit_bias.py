@@ -33,14 +33,29 @@ def token_scores(X, head, y=None):
     ndarray of shape (n_samples, n_tokens)
         The scores. The token with the highest one is the optimal token of its sequence.
 
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, or a label is not -1 or +1.
+
     Examples
     --------
     >>> from sklearn_attn.attention import token_scores
     >>> token_scores([[[1.0, 0.0], [0.0, 2.0]]], head=[1.0, -1.0], y=[-1])
     array([[-1.,  2.]])
     """
-    scores = np.asarray(to_numpy(X), dtype=float) @ np.asarray(head, dtype=float)
-    return scores if y is None else np.asarray(y, dtype=float)[:, None] * scores
+    X, head = np.asarray(to_numpy(X), dtype=float), np.asarray(to_numpy(head), float)
+    if X.ndim != 3 or head.shape != X.shape[2:]:
+        raise ValueError(
+            "X must have shape (n_samples, n_tokens, n_features) and head "
+            f"(n_features,); got {X.shape} and {head.shape}."
+        )
+    if y is None:
+        return X @ head
+    y = np.asarray(to_numpy(y), dtype=float)
+    if y.shape != X.shape[:1] or not (np.abs(y) == 1).all():
+        raise ValueError(f"y must hold -1 or +1 for each of {len(X)} sequences.")
+    return y[:, None] * (X @ head)
 
 
 def is_locally_optimal(K, scores, selected, *, mask=None):
@@ -66,6 +81,11 @@ def is_locally_optimal(K, scores, selected, *, mask=None):
     bool
         False also where no direction selects these tokens.
 
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, or `selected` names no token.
+
     References
     ----------
     .. [1] Tarzanagh, Li, Zhang and Oymak, "Max-Margin Token Selection in Attention
@@ -83,7 +103,13 @@ def is_locally_optimal(K, scores, selected, *, mask=None):
     solution = solve_token_svm(K, selected, mask=mask)
     if solution.p is None:
         return False
-    K, scores = np.asarray(to_numpy(K), dtype=float), np.asarray(scores, dtype=float)
+    K = np.asarray(to_numpy(K), dtype=float)
+    scores = np.asarray(to_numpy(scores), dtype=float)
+    if scores.shape != K.shape[:2]:
+        raise ValueError(
+            f"scores must have shape {K.shape[:2]}, one for each token of K; got "
+            f"{scores.shape}."
+        )
     rows = np.arange(len(K))
     margins = np.einsum("ntd,d->nt", K[rows, selected][:, None] - K, solution.p)
     neighbour = margins <= 1.0 + _ACTIVE
@@ -173,13 +199,17 @@ def attention_descent(
     """
     if train not in ("p", "vp", "W"):
         raise ValueError(f"train must be 'p', 'vp' or 'W'; got {train!r}.")
-    if train == "W" and query is None:
-        raise ValueError("train='W' needs a query.")
+    if (train == "W") != (query is not None):
+        raise ValueError("train='W' needs a query, and nothing else takes one.")
+    if not step_size > 0:
+        raise ValueError(f"step_size must be positive; got {step_size!r}.")
     if train == "vp" and callable(head):
         raise ValueError("train='vp' trains a linear head; got a callable one.")
     erm, head, p = pose_erm(X, y, head, prompt, keys, loss, mask)
     if train == "W":
         query = to_tensor(query, dtype=torch.float64)
+        if query.ndim != 1 or not query.any():
+            raise ValueError("query must be one vector, and not zero.")
         W = torch.outer(query, p) / (query @ query)
     start = W if train == "W" else p
     prompts, heads, losses = [p], [head], []

@@ -70,6 +70,12 @@ def solve_label_svm(features, y, *, C=np.inf, sample_weight=None, tol=1e-9):
     TokenSVMSolution
         With `p` the head v, and `support` the pairs (sequence, 0).
 
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, a label is not -1 or +1, a number is not finite, or `C`
+        is not positive.
+
     Examples
     --------
     >>> from sklearn_attn.attention import solve_label_svm
@@ -78,9 +84,18 @@ def solve_label_svm(features, y, *, C=np.inf, sample_weight=None, tol=1e-9):
     """
     features = to_tensor(features, dtype=torch.float64)
     y = to_tensor(y, device=features.device, dtype=torch.float64)
+    if features.ndim != 2 or y.shape != features.shape[:1] or 0 in features.shape:
+        raise ValueError(
+            "features must have shape (n_samples, n_features) and y (n_samples,); got "
+            f"{tuple(features.shape)} and {tuple(y.shape)}."
+        )
+    if not (y.abs() == 1).all() or not features.isfinite().all():
+        raise ValueError("y must hold -1 and +1 only, and features finite numbers.")
     weight = torch.ones_like(y)
     if sample_weight is not None:
         weight = to_tensor(sample_weight, device=y.device, dtype=y.dtype)
+    if weight.shape != y.shape or not ((weight >= 0) & weight.isfinite()).all():
+        raise ValueError("sample_weight must hold a finite weight >= 0 per sample.")
     problem = TokenSVM(
         gaps=(y[:, None] * features)[:, None],
         constrained=(weight > 0)[:, None],
@@ -118,6 +133,11 @@ def solve_joint_svm(X, y, selected, *, keys=None, relax=True, mask=None):
         Head `v`, direction `p`, and how they were found. Without a separating head, `v`
         is None, and no sequence is relaxed.
 
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, a label is not -1 or +1, or `selected` names no token.
+
     References
     ----------
     .. [1] Tarzanagh, Li, Zhang and Oymak, "Max-Margin Token Selection in Attention
@@ -132,7 +152,18 @@ def solve_joint_svm(X, y, selected, *, keys=None, relax=True, mask=None):
     >>> joint.is_support
     array([ True,  True, False])
     """
-    X, y = np.asarray(to_numpy(X), dtype=float), np.asarray(y, dtype=float)
+    X, y = np.asarray(to_numpy(X), dtype=float), np.asarray(to_numpy(y), dtype=float)
+    selected = np.asarray(to_numpy(selected))
+    if X.ndim != 3 or selected.shape != X.shape[:1]:
+        raise ValueError(
+            "X must have shape (n_samples, n_tokens, n_features) and selected "
+            f"(n_samples,); got {X.shape} and {selected.shape}."
+        )
+    if (
+        selected.dtype.kind not in "iu"
+        or not np.isin(selected, range(X.shape[1])).all()
+    ):
+        raise ValueError(f"selected must hold integers in 0..{X.shape[1] - 1}.")
     features = X[np.arange(len(X)), selected]
     label_svm = solve_label_svm(features, y)
     is_support = np.ones(len(y), dtype=bool)

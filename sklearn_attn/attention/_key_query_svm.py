@@ -150,6 +150,7 @@ def _nuclear_norm(problem, start, tol, max_iter):
     Y = np.zeros(shape)
     penalty = 1.0 / max(np.linalg.norm(U, 2), 1e-300)
     lower, best, best_norm, dual = 0.0, start.p, np.inf, start.dual
+    certificate = pairs
     history = {"gap": []}
     for n_iter in range(1, max_iter + 1):
         Z = to_numpy(problem.rows(*to_tensor(pairs, device=problem.gaps.device).T))
@@ -162,7 +163,7 @@ def _nuclear_norm(problem, start, tol, max_iter):
         Y = Y + penalty * (U - W)
         primal_residual = np.linalg.norm(U - W)
         dual_residual = penalty * np.linalg.norm(W - previous)
-        if n_iter % _STEPS_BETWEEN_CHECKS:
+        if n_iter % _STEPS_BETWEEN_CHECKS and n_iter < max_iter:
             continue
         spectral = np.linalg.norm((move.dual @ Z).reshape(shape), 2)
         if spectral > 0 and h @ move.dual / spectral > lower:

@@ -20,6 +20,9 @@ _LONGEST_DIRECTION = 1e11
 # Lawson and Hanson's loop takes about one step per active row; scipy's default of
 # three per column is too few when rows come and go.
 _STEPS_PER_ROW = 30
+# The solution of the active rows' equations is a nonnegative combination of them, but
+# for rounding. If it is not, the equations are not those of the solution.
+_DUAL_RESIDUAL = 1e-6
 
 
 class LeastDistance(NamedTuple):
@@ -76,11 +79,13 @@ def least_distance(Z, h, *, unit=1.0):
 
 def _polish(Z, h, dual):
     """Solve the equations of the active rows again, free of the unit of length."""
-    active = dual > 0
-    p = np.linalg.lstsq(Z[active], h[active], rcond=None)[0]
-    multipliers = np.linalg.lstsq(Z[active].T, p, rcond=None)[0]
-    if (multipliers < 0).any():  # nearly dependent rows: what came in is the safer one
-        return LeastDistance(dual @ Z, dual)
+    if not dual.any():  # nothing is active; and nnls must not see an empty matrix
+        return LeastDistance(np.zeros(Z.shape[1]), dual)
+    rows = Z[dual > 0]
+    p = np.linalg.lstsq(rows, h[dual > 0], rcond=None)[0]
+    multipliers, residual = nnls(rows.T, p, maxiter=_STEPS_PER_ROW * sum(Z.shape))
+    if residual > _DUAL_RESIDUAL * np.linalg.norm(p):
+        return LeastDistance(dual @ Z, dual)  # not all of these rows are active
     polished = np.zeros_like(dual)
-    polished[active] = multipliers
+    polished[dual > 0] = multipliers
     return LeastDistance(p, polished)

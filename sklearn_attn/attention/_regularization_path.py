@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from scipy.optimize import minimize
 
-from .._arrays import few_threads, to_numpy
+from .._arrays import cpu_generator, few_threads, to_numpy
 from .._solution import Solution
 from ._erm import AttentionERM, pose_erm
 from ._solve_token_svm import solve_token_svm
@@ -20,6 +20,10 @@ from ._solve_token_svm import solve_token_svm
 _MAX_LBFGS = 2000
 _MAX_ALTERNATIONS = 200
 _SETTLED = 1e-12
+# Starts lie a little inside the ball, from where every direction is open.
+_INSIDE = 0.9
+# The gradient of the logarithm along the ball, times the radius, where it is flat.
+_FLAT = 1e-4
 
 
 def regularization_path(
@@ -33,6 +37,8 @@ def regularization_path(
     train="p",
     loss="logistic",
     mask=None,
+    n_init=16,
+    random_state=None,
 ):
     """Minimise the attention risk in balls of growing radius.
 
@@ -62,6 +68,11 @@ def regularization_path(
         `train="p"`.
     mask : array-like of bool of shape (n_samples, n_tokens), default=None
         True where there is a token.
+    n_init : int, default=16
+        Random prompts to start from at each radius, besides the solution of the radius
+        before and the attention SVM of the optimal tokens.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the random starts.
 
     Returns
     -------
@@ -69,19 +80,20 @@ def regularization_path(
         `value` is the array of minimisers p or v, one row per radius, or the pair of
         arrays (v, p). `history["log_excess"]` has the logarithm of the risk above its
         infimum, for p at the fixed or final head; for v, of the risk itself.
+        `converged` says that the gradient along the ball is flat, and that alternating
+        between v and p settled.
 
     Raises
     ------
     ValueError
-        If an option is unknown, shapes do not fit, radii do not increase, or
-        `train="p"` comes without a head.
+        If an option is unknown, shapes do not fit, radii do not increase,
+        `train="p"` comes without a head, or the head is a function.
 
     Notes
     -----
     The risk minus its infimum is handled as a logarithm, since it falls as
     exp(-R / ||p_mm||), far below what float64 resolves in the risk itself. The problem
-    in p is not convex: each radius starts at the solution of the one before, and at the
-    attention SVM of the optimal tokens.
+    in p is not convex: what is returned is the best local minimum of all starts.
 
     References
     ----------
@@ -103,53 +115,76 @@ def regularization_path(
         raise ValueError("train='p' needs the head that is held fixed.")
     if train != "p" and loss == "linear":
         raise ValueError("The linear loss has no lower bound in v; use train='p'.")
+    if callable(head):
+        raise ValueError(
+            "The infimum of the risk is known for linear heads only; pass a vector, or "
+            "follow a callable head by attention_descent."
+        )
+    if not n_init >= 0:
+        raise ValueError(f"n_init must not be negative; got {n_init!r}.")
     radii = np.asarray(radii, dtype=float)
     radii = np.stack([radii, radii], 1) if radii.ndim == 1 else radii
-    if radii.shape[1:] != (2,) or not (np.diff(radii, axis=0, prepend=0) >= 0).all():
+    increasing = np.diff(radii, axis=0, prepend=0) > 0
+    if radii.shape[1:] != (2,) or not (increasing.any(1).all() and (radii > 0).all()):
         raise ValueError("radii must be positive, increasing numbers or pairs (r, R).")
+    if not len(radii) or not np.isfinite(radii).all():
+        raise ValueError("radii must hold at least one bound, and finite ones only.")
     if head is None:
         head = np.zeros(np.shape(X)[2])
     erm, v, p = pose_erm(X, y, head, prompt, keys, loss, mask)
-    found = {"v": [], "p": [], "log_excess": [], "n_iter": 0}
+    generator = cpu_generator(random_state) if train != "v" and n_init else None
+    found = {"v": [], "p": [], "log_excess": []}
+    n_iter, converged = 0, True
     with few_threads(erm.values.numel()):
         for r, R in radii:
-            v, p, log_excess, n_iter = _on_one_radius(erm, v, p, r, R, train)
+            random = _random_directions(n_init, len(p), generator)
+            answer = _on_one_radius(erm, v, p, r, R, train, random)
+            v, p = answer.value
             found["v"].append(v)
             found["p"].append(p)
-            found["log_excess"].append(log_excess)
-            found["n_iter"] += n_iter
+            found["log_excess"].append(answer.history["log_excess"])
+            n_iter, converged = n_iter + answer.n_iter, converged & answer.converged
     v, p = (to_numpy(torch.stack(found[name])) for name in "vp")
     value = {"p": p, "v": v, "vp": (v, p)}[train]
-    history = {"log_excess": found["log_excess"]}
-    return Solution(value, found["n_iter"], True, history)
+    return Solution(value, n_iter, converged, {"log_excess": found["log_excess"]})
 
 
-def _on_one_radius(erm, v, p, r, R, train):
+def _on_one_radius(erm, v, p, r, R, train, random):
     """Minimise over p, over v, or over both in turn."""
-    total = 0
-    for _ in range(_MAX_ALTERNATIONS if train == "vp" else 1):
+    n_iter, converged, settled = 0, True, train != "vp"
+    for turn in range(_MAX_ALTERNATIONS if train == "vp" else 1):
         if train != "p":
-            v, log_excess, n_iter = _minimise_on_ball(_HeadOnBall(erm, p), r, [v])
-            total += n_iter
+            found = _minimise_on_ball(_HeadOnBall(erm, p), r, [v])
+            v, n_iter = found.value, n_iter + found.n_iter
+            converged = found.converged
         if train != "v":
-            before = p
-            starts = [p, *_optimal_directions(erm, v, R)]
-            p, log_excess, n_iter = _minimise_on_ball(_PromptOnBall(erm, v), R, starts)
-            total += n_iter
-            if (p - before).norm() <= _SETTLED * R:
+            starts = [p, *_optimal_directions(erm, v)]
+            if turn == 0:
+                starts += random
+            starts = [_INSIDE * R * start / (start.norm() or 1.0) for start in starts]
+            found = _minimise_on_ball(_PromptOnBall(erm, v), R, starts)
+            before, p, n_iter = p, found.value, n_iter + found.n_iter
+            converged &= found.converged
+            settled |= bool((p - before).norm() <= _SETTLED * R)
+            if settled:
                 break
-    return v, p, log_excess, total
+    return Solution((v, p), n_iter, converged and settled, found.history)
 
 
-def _optimal_directions(erm, v, radius):
+def _random_directions(n, d, generator):
+    """Draw directions to start from."""
+    if generator is None:
+        return []
+    return list(torch.randn((n, d), generator=generator, dtype=torch.float64))
+
+
+def _optimal_directions(erm, v):
     """Return the direction that selects the optimal tokens, if there is one."""
     scores, _ = erm.scores(v, None)
     if erm.mask is not None:
         scores = scores.masked_fill(~erm.mask, -torch.inf)
     solution = solve_token_svm(erm.keys, scores.argmax(-1), mask=erm.mask)
-    if solution.p is None or not solution.p.any():
-        return []
-    return [torch.from_numpy(0.9 * radius * solution.p / np.linalg.norm(solution.p))]
+    return [] if solution.p is None else [torch.from_numpy(solution.p)]
 
 
 @dataclass(frozen=True)
@@ -217,4 +252,9 @@ def _minimise_on_ball(objective, radius, starts):
     ]
     best = min(found, key=lambda result: result.fun)
     z = torch.from_numpy(best.x)
-    return radius * z / z.norm().clamp(min=1.0), best.fun, best.nit
+    return Solution(
+        radius * z / z.norm().clamp(min=1.0),
+        sum(result.nit for result in found),
+        bool(np.abs(best.jac).max() <= _FLAT),
+        {"log_excess": best.fun},
+    )

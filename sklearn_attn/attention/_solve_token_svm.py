@@ -9,6 +9,7 @@ method of multipliers.
 """
 
 from dataclasses import dataclass, field
+from numbers import Real
 
 import numpy as np
 import torch
@@ -22,6 +23,12 @@ from ._token_svm import TokenSVM
 _FEASIBILITY = 1e-10
 # More new rows a round, in dimensions, would mostly be dropped in the next one.
 _NEW_ROWS_PER_DIMENSION = 2
+# Lawson and Hanson's p is good to this many units of rounding.
+_ROUNDING = 32.0
+# A round that lengthens p by less than this factor makes no progress.
+_GROWTH = 1.0 + 1e-9
+# A squared hinge this steep differs from the hard margin by less than rounding.
+_STIFF = 1e14
 # The proximal terms of the hinge loss get steeper by this factor in every round.
 _STEEPER = 10.0
 _MAX_ROUNDS = 14  # beyond, the proximal terms exceed what float64 can add
@@ -43,9 +50,11 @@ class TokenSVMSolution:
         Their multipliers: `p` is the sum of `dual` times the gaps of `support`. If
         infeasible: the certificate, weights for which the gaps sum to zero.
     margin : float
-        1 / ||p||; infinite without constraints, zero if infeasible.
+        1 / ||p||; infinite where p is zero, zero if infeasible.
     status : {"optimal", "infeasible", "stalled"}
-        "stalled" means that `max_iter` came before the gap was closed to `tol`.
+        "optimal" if the gap is at most `tol`, or what the rounding of a direction of
+        that length to float64 allows; "stalled" if `max_iter` or rounding came first.
+        "infeasible" includes margins below 1e-11 of the length of the gaps.
     gap : float
         Certified relative gap between the primal and the dual objective, both evaluated
         at what is returned. If infeasible: the length of the combination of gaps
@@ -166,26 +175,40 @@ def solve_token_svm(
 
 def solve_problem(problem, *, C, loss, tol, max_iter):
     """Solve the hard or the soft margin of a `TokenSVM`."""
-    if not C > 0:
+    if not (isinstance(C, Real) and C > 0):
         raise ValueError(f"C must be positive, or inf for the hard margin; got {C!r}.")
     if loss not in ("squared_hinge", "hinge"):
         raise ValueError(f"loss must be 'squared_hinge' or 'hinge'; got {loss!r}.")
+    if not max_iter >= 1:
+        raise ValueError(f"max_iter must be at least 1; got {max_iter!r}.")
     if not (problem.constrained & (problem.wanted > 0)[:, None]).any():
         return _answer(problem, problem.gaps.new_zeros(problem.n_unknowns))
     if np.isinf(C):
         return _hard_margin(problem, tol, max_iter)
-    return _soft_margin(problem, C, loss, tol, max_iter)
+    weight = C * problem.weight[:, None] * problem.constrained  # (n, T)
+    stiffness = weight[problem.constrained].min().item() * problem.scale**2
+    if stiffness >= (_STIFF if loss == "squared_hinge" else 1.0):
+        hard = _hard_margin(problem, tol, max_iter)
+        if hard.status == "optimal" and (
+            loss == "squared_hinge" or hard.dual.max() <= weight.max().item()
+        ):
+            return hard  # the slack it would save is less than rounding, or nothing
+    return _soft_margin(problem, weight, loss, tol, max_iter)
 
 
 def _hard_margin(problem, tol, max_iter):
     """Cutting plane: the most violated pair of each sequence joins the working set."""
     gaps, wanted, scale = problem.gaps, problem.wanted, problem.scale
+    # what the rounding of p alone makes of a margin, per unit of ||p||
+    rounding = _ROUNDING * torch.finfo(gaps.dtype).eps * problem.lengths
     p = gaps.new_zeros(problem.n_unknowns)
     working = torch.empty((0, 2), dtype=torch.int64, device=gaps.device)
-    multipliers, unit = np.zeros(0), 1.0
+    multipliers, unit, longest = np.zeros(0), 1.0, 0.0
     history = {"norm": [], "violation": []}
     for n_iter in range(max_iter):
-        slack, token = (problem.margins(p) - wanted[:, None]).min(1)
+        slack, token = (problem.margins(p) - wanted[:, None] + rounding * p.norm()).min(
+            1
+        )
         violated = torch.nonzero(slack < -_FEASIBILITY).flatten()
         history["norm"].append(p.norm().item())
         history["violation"].append(max(0.0, -slack.min().item()))
@@ -199,27 +222,32 @@ def _hard_margin(problem, tol, max_iter):
         found = least_distance(Z, to_numpy(wanted[grown[:, 0]]), unit=unit)
         if found.p is None:
             return _infeasible(grown, Z, found.dual, n_iter + 1, history)
-        unit = max(1.0, np.linalg.norm(found.p))
-        working, multipliers = grown[found.dual > 0], found.dual[found.dual > 0]
+        norm = np.linalg.norm(found.p)
+        # Rows without a multiplier are dropped for as long as ||p|| grows, which a round
+        # of exact arithmetic always does; after that they would come and go for ever.
+        kept = found.dual > 0 if norm > _GROWTH * longest else found.dual >= 0
+        unit, longest = max(1.0, norm), max(longest, norm)
+        working, multipliers = grown[kept], found.dual[kept]
         p = to_tensor(found.p / scale, device=gaps.device)
     lam = torch.zeros_like(gaps[..., 0])
     lam[working[:, 0], working[:, 1]] = to_tensor(
         multipliers / scale**2, device=gaps.device
     )
-    smallest = problem.margins(p)[wanted > 0].min()
-    if smallest <= 0:  # not one margin yet: there is no primal value to certify
+    margins = problem.margins(p)
+    smallest = margins[wanted > 0].min()
+    in_order = (margins + rounding * p.norm() >= -_FEASIBILITY).all()
+    if smallest <= 0 or not in_order:  # not feasible: no primal value to certify
         return _answer(problem, p, lam, np.inf, tol, n_iter, history)
-    if torch.isfinite(smallest):
-        p = p / smallest
+    p = p / smallest
     # The dual value of the best multiple of lam is (h'lam)^2 / (2 ||sum lam z||^2).
     bound = (wanted[:, None] * lam).sum() / problem.combine(lam).norm()
-    gap = 1.0 - (bound / p.norm()).item() ** 2 if lam.any() else 0.0
-    return _answer(problem, p, lam, max(gap, 0.0), tol, n_iter, history)
+    gap = max(0.0, 1.0 - (bound / p.norm()).item() ** 2)
+    attainable = max(tol, 2.0 * (rounding.max() * p.norm()).item())
+    return _answer(problem, p, lam, gap, attainable, n_iter, history)
 
 
-def _soft_margin(problem, C, loss, tol, max_iter):
+def _soft_margin(problem, weight, loss, tol, max_iter):
     """Squared hinge: one Newton solve. Hinge: a few, in a method of multipliers."""
-    weight = C * problem.weight[:, None] * problem.constrained  # (n, T)
     wanted = problem.wanted[:, None]
     hinge = loss == "hinge"
     p = problem.gaps.new_zeros(problem.n_unknowns)
@@ -260,18 +288,31 @@ def _newton(problem, p, offset, steepness, cap, max_iter):
     """Minimise 1/2 ||p||^2 + sum of penalties with slopes `_multipliers`: piecewise
     quadratic, so that Newton with an exact line search ends after finitely many steps.
     """
-    identity = torch.eye(len(p), dtype=p.dtype, device=p.device)
     for n_iter in range(1, max_iter + 1):  # noqa: B007
         lam = _multipliers(problem, p, offset, steepness, cap)
         gradient = p - problem.combine(lam)
-        curved = (lam > 0) & (lam < cap)
-        H = identity + problem.curvature(steepness * curved)
-        step = -torch.cholesky_solve(gradient[:, None], torch.linalg.cholesky(H))[:, 0]
+        step = _newton_step(problem, gradient, steepness * ((lam > 0) & (lam < cap)))
         promised = -(gradient @ step)  # twice the decrease that the quadratic piece has
+        if not promised > 0:
+            break
         p = p + _exact_step(problem, p, step, offset, steepness, cap) * step
         if promised <= torch.finfo(p.dtype).eps * (p @ p):
             break  # the last piece was reached one step ago, and this step solved it
     return p, n_iter
+
+
+def _newton_step(problem, gradient, curvature):
+    """Solve (I + sum_it c_it z_it z_it') step = -gradient."""
+    H = problem.curvature(curvature)
+    H.diagonal().add_(1.0)
+    factor, failed = torch.linalg.cholesky_ex(H)
+    if failed:  # penalties so steep that I is lost in rounding: no squares, then
+        i, t = curvature.nonzero(as_tuple=True)
+        rows = curvature[i, t].sqrt()[:, None] * problem.rows(i, t)
+        identity = torch.eye(len(H), dtype=H.dtype, device=H.device)
+        factor = torch.linalg.qr(torch.cat([identity, rows]), mode="r").R.T
+    half = torch.linalg.solve_triangular(factor, -gradient[:, None], upper=False)
+    return torch.linalg.solve_triangular(factor.T, half, upper=True)[:, 0]
 
 
 def _exact_step(problem, p, step, offset, steepness, cap):
@@ -292,7 +333,7 @@ def _exact_step(problem, p, step, offset, steepness, cap):
             low = tau
         curved = (raw > 0) & (raw < cap)
         bend = step_step + (steepness * curved * fall**2).sum().item()
-        newton = tau - slope / bend
+        newton = tau - slope / bend  # the step is not zero, so bend is positive
         if abs(newton - tau) <= 1e-15 * tau:
             break
         inside = low < newton < high

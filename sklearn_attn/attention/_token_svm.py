@@ -114,6 +114,8 @@ class TokenSVM:
                 )
             return values
 
+        if to_tensor(selected).is_floating_point():
+            raise ValueError("selected must hold integers, the index of a token each.")
         selected = checked(selected, "selected", torch.int64, (n,), 0)
         relaxed = checked(relaxed, "relaxed", torch.bool, (n,), False)
         weight = checked(sample_weight, "sample_weight", torch.float64, (n,), 1.0)
@@ -130,8 +132,8 @@ class TokenSVM:
         sequences = torch.arange(n, device=K.device)
         if not mask[sequences, selected].all():
             raise ValueError("selected names a token that mask says is padding.")
-        if (weight < 0).any():
-            raise ValueError("sample_weight must not be negative.")
+        if not ((weight >= 0) & weight.isfinite()).all():
+            raise ValueError("sample_weight must be finite and not negative.")
         if not torch.isfinite(K[mask]).all():
             raise ValueError("K must be finite wherever mask does not say padding.")
         constrained = mask & (weight > 0)[:, None]
@@ -149,10 +151,16 @@ class TokenSVM:
     @property
     def scale(self):
         """Root mean square length of the rows; 1 where all of them are zero."""
-        squared = torch.einsum("ntd,ntd->n", self.gaps, self.gaps)
+        squared = self.lengths.square().sum() / self.constrained.sum()
+        return squared.sqrt().item() or 1.0
+
+    @property
+    def lengths(self):
+        """Length of each row z_it, or z_it (x) q_i, of shape (n_samples, n_tokens)."""
+        lengths = torch.linalg.vector_norm(self.gaps, dim=2)
         if self.queries is not None:
-            squared = squared * self.queries.square().sum(1)
-        return (squared.sum() / self.constrained.sum()).sqrt().item() or 1.0
+            lengths = lengths * torch.linalg.vector_norm(self.queries, dim=1)[:, None]
+        return lengths
 
     def margins(self, p):
         """Return z_it'p, or z_it'W q_i; infinite where there is no constraint.

@@ -63,7 +63,7 @@ def make_token_selection(
     Raises
     ------
     ValueError
-        If `n_token_features` is below 2.
+        If `n_token_features` is below 2, `n_tokens` below 1, or `noise` negative.
 
     Examples
     --------
@@ -76,6 +76,11 @@ def make_token_selection(
         raise ValueError(
             "Two directions across each other need n_token_features >= 2; got "
             f"{n_token_features}."
+        )
+    if n_tokens < 1 or noise < 0:
+        raise ValueError(
+            "n_tokens must be at least 1, and noise not negative; got "
+            f"{n_tokens!r} and {noise!r}."
         )
     rng = check_random_state(random_state)
     directions = np.linalg.qr(rng.standard_normal((n_token_features, 2)))[0]
@@ -148,8 +153,11 @@ def make_digit_bags(
     ((6, 10, 64), [3, 8])
     """
     wanted = np.unique(np.atleast_1d(digits))
-    if not (np.isin(wanted, range(10)).all() and len(wanted) == np.size(digits) < 10):
+    are_digits = wanted.dtype.kind in "iu" and np.isin(wanted, range(10)).all()
+    if not (are_digits and 0 < len(wanted) == np.size(digits) < 10):
         raise ValueError(f"digits must be distinct, 0 to 9, not all; got {digits!r}.")
+    if n_tokens < 1:
+        raise ValueError(f"n_tokens must be at least 1; got {n_tokens!r}.")
     if subset not in ("train", "test"):
         raise ValueError(f"subset must be 'train' or 'test'; got {subset!r}.")
     images, labels = load_digits(return_X_y=True)

@@ -337,6 +337,65 @@ def test_restarts_take_the_lowest_objective_and_the_seed_decides_them():
     np.testing.assert_array_equal(again.attention_coef_, several.attention_coef_)
 
 
+def test_degenerate_tokens_are_fitted(planted):
+    X, y, _ = planted
+    constant = np.zeros((20, 3, 2))
+    single = [x[:1] for x in X[:40]]
+    doubled = [np.repeat(x[:1], 2, 0) for x in X[:1]] + single[1:]
+    for tokens, labels in (
+        (X[..., :1], y),
+        (constant, np.arange(20) % 2),
+        (doubled, y[:40]),
+    ):
+        est = AttentionSVMClassifier().fit(tokens, labels)
+        assert np.isfinite(est.decision_function(tokens)).all()
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("factor", [1e-8, 1e4, 1e8])
+def test_any_scale_of_the_tokens_is_survived(planted, factor):
+    X, y, _ = planted
+    for solver in ("path", "alternate"):
+        est = AttentionSVMClassifier(solver=solver, max_iter=50).fit(factor * X, y)
+        assert np.isfinite(est.decision_function(factor * X)).all()
+
+
+def test_a_search_that_gives_up_early_warns(planted):
+    X = planted[0].copy()
+    X[..., 0] *= 1e8
+    with pytest.warns(ConvergenceWarning, match="scale the features"):
+        AttentionSVMClassifier(refit=None).fit(X, planted[1])
+
+
+def test_what_an_earlier_fit_left_is_gone(planted):
+    X, y, _ = planted
+    est = AttentionSVMClassifier().fit(X, y).set_params(refit=None).fit(X, y)
+    for name in ("support_", "dual_coef_", "separable_", "attention_svm_coef_"):
+        assert not hasattr(est, name)
+
+
+@pytest.mark.parametrize("n_tokens", [1, 3])
+def test_a_class_of_weight_zero_is_never_predicted(three_classes, n_tokens):
+    X, y = three_classes
+    weight = (y != "b").astype(float)
+    X = X[:, :n_tokens]
+    est = AttentionSVMClassifier().fit(X, y, sample_weight=weight)
+    assert "b" not in est.predict(X)
+    assert est.coef_.shape == (3, 6)
+
+
+@pytest.mark.parametrize("weights", [{0: -1.0}, {0: np.nan}, {0: 0.0}, {1: np.inf}])
+def test_class_weights_are_positive_and_finite(planted, weights):
+    with pytest.raises(ValueError, match="class_weight must be positive"):
+        AttentionSVMClassifier(class_weight=weights).fit(*planted[:2])
+
+
+def test_the_linear_loss_needs_ridges(planted):
+    for parameters in ({"head_reg": 0}, {"attention_reg": [0.1, 0.0]}):
+        with pytest.raises(ValueError, match="no lower bound without ridges"):
+            AttentionSVMClassifier(loss="linear", **parameters).fit(*planted[:2])
+
+
 @pytest.mark.parametrize(
     ("parameters", "change", "match"),
     [
@@ -356,6 +415,8 @@ def test_restarts_take_the_lowest_objective_and_the_seed_decides_them():
         ({"attention_C": -1.0}, None, "'attention_C' parameter"),
         ({"attention_reg": []}, None, "at least one ridge"),
         ({"attention_reg": [-1.0]}, None, "at least one ridge"),
+        ({"attention_reg": ["a"]}, None, "at least one ridge"),
+        ({"attention_reg": [[0.1]]}, None, "at least one ridge"),
         ({"device": "cuda:7"}, None, r"device='cuda:7' is not available here; found"),
         ({"dtype": "int8"}, None, "'dtype' parameter"),
     ],
@@ -440,6 +501,7 @@ def test_features_become_tokens_in_a_pipeline():
 def test_fits_in_threads_agree_and_restore_the_number_of_threads(planted, fitted):
     X, y, _ = planted
     before = torch.get_num_threads()
+    torch.set_num_threads(2)
     found = []
 
     def fit():
@@ -450,7 +512,10 @@ def test_fits_in_threads_agree_and_restore_the_number_of_threads(planted, fitted
         thread.start()
     for thread in threads:
         thread.join()
-    assert torch.get_num_threads() == before
+    try:
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
     for coef in found:
         np.testing.assert_array_equal(coef, fitted.coef_)
 

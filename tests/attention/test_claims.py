@@ -186,8 +186,11 @@ def test_constant_steps_grow_the_norm_like_the_logarithm_of_time(e2):
     assert 0.75 < slopes[-1] < 1 / solution.margin
     gaps = [misalignment(path.history["p"][i], solution.p) for i in t]
     assert (np.diff(gaps) < 0).all()
-    # falls like 1 / log^2 t at the most: slower than any power of t
-    assert slope(np.log(t), np.log(gaps)) > -0.4
+    # bounded by a multiple of 1 / log^2 t, and not falling like a power of t: the
+    # power that it seems to have keeps shrinking
+    powers = -np.diff(np.log(gaps)) / np.diff(np.log(t))
+    assert (np.diff(powers) < 0).all()
+    assert (np.array(gaps) * np.log(t) ** 2 < 2 * gaps[0] * np.log(t[0]) ** 2).all()
 
 
 def test_the_regularisation_path_aligns_and_its_risk_falls_exponentially(e2):
@@ -220,6 +223,94 @@ def test_the_regularisation_path_is_optimal_on_its_circles(e2):
             return np.log1p(np.exp(-(weights * values[..., 0]).sum(-1))).mean(-1)
 
         assert risk(p) <= risk(R * circle).min() + 1e-12
+
+
+@pytest.mark.parametrize(
+    ("seed", "loss"), [(1, "logistic"), (3, "linear"), (4, "logistic")]
+)
+def test_the_regularisation_path_finds_the_best_of_several_minima(seed, loss):
+    # Random data in the plane, where the optimal tokens cannot always be selected;
+    # against brute force over the disc.
+    rng = np.random.default_rng(seed)
+    keys, scores = rng.standard_normal((4, 3, 2)), rng.standard_normal((4, 3))
+    radii = [1.0, 10.0, 30.0]
+    path = regularization_path(
+        scores[..., None], head=[1.0], keys=keys, radii=radii, loss=loss, random_state=0
+    )
+
+    def risk(p):
+        logits = np.einsum("ntd,...d->...nt", keys, p)
+        weights = np.exp(logits - logits.max(-1, keepdims=True))
+        weights /= weights.sum(-1, keepdims=True)
+        u = (weights * scores).sum(-1)
+        return (np.logaddexp(0, -u) if loss == "logistic" else -u).mean(-1)
+
+    angles = np.linspace(0, 2 * np.pi, 2001)
+    disc = np.linspace(0.01, 1, 60)[:, None, None] * np.stack(
+        [np.cos(angles), np.sin(angles)], 1
+    )
+    for R, p in zip(radii, path.value):
+        assert np.linalg.norm(p) <= R * (1 + 1e-9)
+        assert risk(p) <= risk(R * disc).min() + 1e-6
+
+
+def test_padding_takes_no_part_in_descent_and_path():
+    mask = np.array([[True, True, False]])
+    X = np.array([[[1.0, 0.0], [0.0, 1.0], [np.nan, np.nan]]])
+    short = {"head": [1.0, 0.0]}
+    padded = attention_descent(X, mask=mask, max_iter=30, **short)
+    plain = attention_descent(X[:, :2], max_iter=30, **short)
+    np.testing.assert_array_equal(padded.value, plain.value)
+    padded = regularization_path(X, mask=mask, radii=[3.0], random_state=0, **short)
+    plain = regularization_path(X[:, :2], radii=[3.0], random_state=0, **short)
+    np.testing.assert_allclose(padded.value, plain.value, atol=1e-9)
+    assert padded.converged
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"X": np.ones((2, 3))}, "n_samples, n_tokens, n_features"),
+        ({"X": np.full((2, 3, 2), np.inf)}, "finite"),
+        ({"mask": np.ones(3)}, "mask must have shape"),
+        ({"mask": np.zeros((2, 3))}, "keep a token"),
+        ({"y": [0, 1]}, "-1 or"),
+        ({"head": [1.0]}, "head has shape"),
+        ({"prompt": [1.0]}, "prompt has shape"),
+        ({"loss": "hinge"}, "loss must be one of"),
+        ({"train": "q"}, "train must be"),
+        ({"train": "W"}, "needs a query"),
+        ({"query": [1.0]}, "nothing else takes one"),
+        ({"train": "W", "query": [0.0]}, "not zero"),
+        ({"step_size": 0.0}, "step_size must be positive"),
+    ],
+)
+def test_descent_refuses_bad_input(arguments, match):
+    X = np.random.default_rng(0).random((2, 3, 2))
+    with pytest.raises(ValueError, match=match):
+        attention_descent(**({"X": X, "head": [1.0, 0.0]} | arguments))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"radii": [0.0]}, "positive"),
+        ({"radii": [2.0, 1.0]}, "increasing"),
+        ({"radii": [1.0, 1.0]}, "increasing"),
+        ({"radii": []}, "at least one"),
+        ({"radii": [np.inf]}, "finite"),
+        ({"head": None}, "needs the head"),
+        ({"head": torch.sum}, "linear heads only"),
+        ({"train": "vp", "loss": "linear"}, "no lower bound in v"),
+        ({"n_init": -1}, "n_init"),
+    ],
+)
+def test_the_path_refuses_bad_input(arguments, match):
+    X = np.random.default_rng(0).random((2, 3, 2))
+    with pytest.raises(ValueError, match=match):
+        regularization_path(
+            **({"X": X, "head": [1.0, 0.0], "radii": [1.0]} | arguments)
+        )
 
 
 @pytest.mark.parametrize("loss", ["logistic", "linear"])
@@ -312,7 +403,8 @@ def test_experiment_3_joint_descent_goes_to_the_relaxed_svm(tight):
     assert misalignment(v, relaxed.v) < 1e-6
     assert misalignment(p, relaxed.p) < 1e-6
     if not tight:
-        assert misalignment(p, full.p) == pytest.approx(0.0194, abs=1e-3)
+        between = misalignment(relaxed.p, full.p)
+        assert misalignment(p, full.p) == pytest.approx(between, rel=0.05)
 
 
 def test_experiment_3_has_the_published_curves():

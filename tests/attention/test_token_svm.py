@@ -94,6 +94,25 @@ def test_tiny_margins_are_found_and_certified(margin):
     assert solution.gap <= 1e-9
 
 
+@pytest.mark.parametrize("margin", [1e-6, 1e-7])
+def test_tiny_margins_in_general_position_are_found_to_rounding(margin):
+    # Directions of length 1e7 have margins good to 1e-9: p itself is rounded.
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        rotation = np.linalg.qr(rng.standard_normal((6, 6)))[0]
+        K = np.zeros((20, 2, 6))
+        across = rng.standard_normal((10, 5))
+        K[:, 0, 0], K[:, 0, 1:] = margin, np.concatenate([across, -across])
+        solution = solve_token_svm(K @ rotation, np.zeros(20, dtype=int))
+        expected = rotation[0]
+        direction = solution.p / np.linalg.norm(solution.p)
+        np.testing.assert_allclose(direction, expected, atol=1e-9)
+        assert solution.status == "optimal"
+        # 32 units of the rounding of p, in the longest of the rows
+        unit = np.finfo(float).eps * np.linalg.norm(K[:, 0], axis=1).max() / margin
+        assert solution.gap <= 32 * unit
+
+
 @pytest.mark.parametrize("shape", [(1, 3, 2), (20, 3, 5), (200, 20, 50)])
 def test_an_infeasible_margin_comes_with_a_certificate_and_no_vector(shape):
     rng = np.random.default_rng(0)
@@ -140,6 +159,37 @@ def test_relaxed_sequences_keep_their_order_only(seed):
     np.testing.assert_allclose(solution.p, reference.x, atol=1e-5)
     full = solve_token_svm(K, selected)
     assert np.linalg.norm(solution.p) <= np.linalg.norm(full.p) * (1 + 1e-9)
+
+
+def test_a_relaxed_problem_is_optimal_only_if_its_relaxed_rows_hold():
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        K, selected = argmax(60, 6, 8, seed=seed)
+        relaxed = rng.random(60) < 0.8
+        rows, pairs = gap_rows(K, selected)
+        wanted = np.array([0.0 if relaxed[i] else 1.0 for i, _ in pairs])
+        for max_iter in (1, 2, 3, 4, 1000):
+            solution = solve_token_svm(K, selected, relaxed=relaxed, max_iter=max_iter)
+            if solution.status == "optimal":
+                assert (rows @ solution.p - wanted).min() >= -1e-8
+        assert solution.status == "optimal"
+
+
+@pytest.mark.parametrize("loss", ["squared_hinge", "hinge"])
+@pytest.mark.parametrize("C", [1e-8, 1e-4, 1e-2, 1.0, 1e8, 1e20])
+def test_no_penalty_is_too_small_or_too_large(loss, C):
+    for seed in range(20):
+        for make in (planted, argmax):
+            K, selected = make(10, 4, 3, seed=seed)
+            solution = solve_token_svm(K, selected, C=C, loss=loss)
+            assert np.isfinite(solution.p).all()
+            assert solution.status == "optimal"
+        # infeasible: equal tokens, and random selections
+        K = np.random.default_rng(seed).standard_normal((6, 4, 2))
+        soft = solve_token_svm(K, [0] * 6, C=min(C, 1e6), loss=loss)
+        assert soft.gap <= 1e-6
+    equal = solve_token_svm(np.ones((3, 2, 2)), [0, 0, 0], C=C, loss=loss)
+    assert (equal.p == 0).all()
 
 
 def test_all_relaxed_or_single_tokens_need_no_direction():
@@ -290,6 +340,10 @@ def test_the_gpu_finds_the_same_direction():
         ({"mask": np.ones((3, 2))}, "mask must have shape"),
         ({"relaxed": [True]}, "relaxed must have shape"),
         ({"sample_weight": [1, -1, 1]}, "negative"),
+        ({"sample_weight": [1, np.nan, 1]}, "finite"),
+        ({"selected": [1.0, 1.0, 1.0]}, "integers"),
+        ({"max_iter": 0}, "at least 1"),
+        ({"C": "a"}, "C must be positive"),
         ({"C": 0}, "C must be positive"),
         ({"C": np.nan}, "C must be positive"),
         ({"loss": "log"}, "squared_hinge"),
