@@ -223,8 +223,8 @@ def _hard_margin(problem, tol, max_iter):
         if found.p is None:
             return _infeasible(grown, Z, found.dual, n_iter + 1, history)
         norm = np.linalg.norm(found.p)
-        # Rows without a multiplier are dropped for as long as ||p|| grows, which a round
-        # of exact arithmetic always does; after that they would come and go for ever.
+        # Rows without a multiplier are dropped for as long as ||p|| grows, as in exact
+        # arithmetic it always does; after that they would come and go for ever.
         kept = found.dual > 0 if norm > _GROWTH * longest else found.dual >= 0
         unit, longest = max(1.0, norm), max(longest, norm)
         working, multipliers = grown[kept], found.dual[kept]
