@@ -48,7 +48,7 @@ sphinx_gallery_conf = {
         [f"../examples/{name}" for name in DOMAINS if (EXAMPLES / name).is_dir()]
     ),
     "filename_pattern": r"/plot_",
-    "ignore_pattern": r"/(?!plot_)[^/]*\.py$",  # the demo and its modules
+    "ignore_pattern": r"demo|__init__\.py",  # the demo and its modules
     "doc_module": "sklearn_attn",
     "backreferences_dir": "generated/backreferences",
     "abort_on_example_error": False,  # show all that fail, not just the first
