@@ -155,8 +155,8 @@ class AttentionSVMClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimato
         Whether the attention SVM ranks every selected token first in its sequence.
         Only with `refit="svm"`.
     loss_curve_ : list of float, or list of lists
-        Objective after each iteration of `solver`; a list for each class if `k > 1`.
-        Empty where there is one token only.
+        Objective after each iteration of `solver`, the final polish of "path" not
+        counted; a list for each class if `k > 1`. Empty where there is one token only.
     n_iter_ : int
         Iterations of `solver`, for the class that took most; at least 1.
     n_token_features_ : int
@@ -376,7 +376,7 @@ class AttentionSVMClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimato
             setattr(self, name, value)
         follow_X = follow(X)
         for name, value in vars(self).items():
-            if isinstance(value, np.ndarray) and name != "classes_":
+            if isinstance(value, np.ndarray):
                 setattr(self, name, follow_X(value))
         context.call_on_fit_task_end(estimator=self, X=X, y=y)
         return self
@@ -516,7 +516,7 @@ class AttentionSVMClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimato
         check_same_namespace(X, self, attribute="coef_", method="predict")
         decision = to_numpy(self.decision_function(X))
         codes = (decision > 0).astype(int) if decision.ndim == 1 else decision.argmax(1)
-        return follow(X)(self.classes_[codes])
+        return follow(X)(to_numpy(self.classes_)[codes])
 
     def score(self, X, y, sample_weight=None):
         """Return the mean accuracy on the given sequences and labels.

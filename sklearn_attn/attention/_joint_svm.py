@@ -79,8 +79,9 @@ def solve_label_svm(features, y, *, C=np.inf, sample_weight=None, tol=1e-9):
     Examples
     --------
     >>> from sklearn_attn.attention import solve_label_svm
-    >>> solve_label_svm([[1.0, 1.0], [1.0, -1.0]], [1, -1]).p
-    array([0., 1.])
+    >>> solve_label_svm([[3.0, 2.0], [3.0, -2.0]], [1, -1]).support
+    array([[0, 0],
+           [1, 0]])
     """
     features = to_tensor(features, dtype=torch.float64)
     y = to_tensor(y, device=features.device, dtype=torch.float64)

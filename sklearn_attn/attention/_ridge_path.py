@@ -120,7 +120,6 @@ def ridge_path(
         converged &= found.converged or stopped
     if converged and not stopped:
         theta = _newton(problem, theta)
-        curve[-1:] = [problem.value_and_gradient(theta)[0]]
     return Solution(theta, n_iter, converged, {"objective": curve})
 
 
