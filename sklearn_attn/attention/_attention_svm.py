@@ -22,13 +22,12 @@ from ._joint_svm import solve_label_svm
 from ._ridge_path import RidgeERM, ridge_path
 from ._softmax import attention_weights
 from ._solve_token_svm import TokenSVMSolution, solve_token_svm
+from ._token_svm import ACTIVE
 
 # The step of normalised gradient descent: that of the paper's experiments.
 _STEP_SIZE = 0.1
 # Replaces a hard margin that is infeasible: the default of C and attention_C.
 _SOFT_PENALTY = 1.0
-# A constraint with a margin up to this above 1 is active.
-_ACTIVE = 1e-7
 # liblinear stops by itself where its objective stops falling, well before these.
 _LIBLINEAR_TOL = 1e-12
 _LIBLINEAR_MAX_ITER = 10_000
@@ -355,7 +354,7 @@ def _supports_head(best, y, weight, C, fit_intercept):
     label_svm = solve_label_svm(features, y)
     if label_svm.status != "optimal":
         label_svm = solve_label_svm(features, y, C=_finite(C), sample_weight=weight)
-    return y * (features @ to_tensor(label_svm.p, device=y.device)) <= 1.0 + _ACTIVE
+    return y * (features @ to_tensor(label_svm.p, device=y.device)) <= 1.0 + ACTIVE
 
 
 def first_token(X, mask, p):

@@ -11,9 +11,7 @@ from .._arrays import few_threads, to_numpy, to_tensor
 from .._solution import Solution
 from ._erm import pose_erm
 from ._solve_token_svm import solve_token_svm
-
-# A constraint is active, and its token a neighbour, if its margin is 1 up to this.
-_ACTIVE = 1e-7
+from ._token_svm import ACTIVE
 
 
 def token_scores(X, head, y=None):
@@ -112,7 +110,7 @@ def is_locally_optimal(K, scores, selected, *, mask=None):
         )
     rows = np.arange(len(K))
     margins = np.einsum("ntd,d->nt", K[rows, selected][:, None] - K, solution.p)
-    neighbour = margins <= 1.0 + _ACTIVE
+    neighbour = margins <= 1.0 + ACTIVE
     neighbour[rows, selected] = False
     if mask is not None:
         neighbour &= np.asarray(mask, dtype=bool)

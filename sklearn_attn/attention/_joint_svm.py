@@ -11,10 +11,7 @@ import torch
 
 from .._arrays import to_numpy, to_tensor
 from ._solve_token_svm import TokenSVMSolution, solve_problem, solve_token_svm
-from ._token_svm import TokenSVM
-
-# A sequence supports the head if its margin is 1 up to this.
-_ACTIVE = 1e-7
+from ._token_svm import ACTIVE, TokenSVM
 
 
 class JointMaxMargin(NamedTuple):
@@ -169,7 +166,7 @@ def solve_joint_svm(X, y, selected, *, keys=None, relax=True, mask=None):
     label_svm = solve_label_svm(features, y)
     is_support = np.ones(len(y), dtype=bool)
     if label_svm.p is not None:
-        is_support = y * (features @ label_svm.p) <= 1.0 + _ACTIVE
+        is_support = y * (features @ label_svm.p) <= 1.0 + ACTIVE
     token_svm = solve_token_svm(
         X if keys is None else keys,
         selected,

@@ -17,6 +17,9 @@ import torch
 
 from .._arrays import to_tensor
 
+# A constraint is active, and its token a support token, if its margin is 1 up to this.
+ACTIVE = 1e-7
+
 
 @dataclass(frozen=True)
 class TokenSVM:
