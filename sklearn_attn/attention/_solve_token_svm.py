@@ -201,27 +201,27 @@ def _hard_margin(problem, tol, max_iter):
     gaps, wanted, scale = problem.gaps, problem.wanted, problem.scale
     # what the rounding of p alone makes of a margin, per unit of ||p||
     rounding = _ROUNDING * torch.finfo(gaps.dtype).eps * problem.lengths
+    slack_needed = wanted[:, None] - _FEASIBILITY
+    T = gaps.shape[1]
     p = gaps.new_zeros(problem.n_unknowns)
-    working = torch.empty((0, 2), dtype=torch.int64, device=gaps.device)
+    working = np.zeros(0, dtype=int)  # pairs (i, t) as numbers i T + t
     multipliers, unit, longest = np.zeros(0), 1.0, 0.0
     history = {"norm": [], "violation": []}
     for n_iter in range(max_iter):
-        slack, token = (problem.margins(p) - wanted[:, None] + rounding * p.norm()).min(
-            1
-        )
-        violated = torch.nonzero(slack < -_FEASIBILITY).flatten()
+        short = slack_needed - problem.margins(p) - rounding * p.norm()
+        short, token = map(to_numpy, short.max(1))
         history["norm"].append(p.norm().item())
-        history["violation"].append(max(0.0, -slack.min().item()))
-        worst = violated[slack[violated].argsort()]
-        worst = worst[: _NEW_ROWS_PER_DIMENSION * problem.n_unknowns]
-        grown = torch.cat([working, torch.stack([worst, token[worst]], 1)])
-        grown = torch.unique(grown, dim=0)
+        history["violation"].append(max(0.0, short.max()))
+        worst = short.argsort()[::-1][: _NEW_ROWS_PER_DIMENSION * problem.n_unknowns]
+        worst = worst[short[worst] > 0]
+        grown = np.union1d(working, worst * T + token[worst])
         if len(grown) == len(working):  # nothing violated, or nothing but rounding left
             break
-        Z = to_numpy(problem.rows(grown[:, 0], grown[:, 1])) / scale
-        found = least_distance(Z, to_numpy(wanted[grown[:, 0]]), unit=unit)
+        pairs = to_tensor(np.stack(np.divmod(grown, T)), device=gaps.device)
+        Z = to_numpy(problem.rows(*pairs)) / scale
+        found = least_distance(Z, to_numpy(wanted[pairs[0]]), unit=unit)
         if found.p is None:
-            return _infeasible(grown, Z, found.dual, n_iter + 1, history)
+            return _infeasible(pairs.T, Z, found.dual, n_iter + 1, history)
         norm = np.linalg.norm(found.p)
         # Rows without a multiplier are dropped for as long as ||p|| grows, as in exact
         # arithmetic it always does; after that they would come and go for ever.
@@ -230,9 +230,8 @@ def _hard_margin(problem, tol, max_iter):
         working, multipliers = grown[kept], found.dual[kept]
         p = to_tensor(found.p / scale, device=gaps.device)
     lam = torch.zeros_like(gaps[..., 0])
-    lam[working[:, 0], working[:, 1]] = to_tensor(
-        multipliers / scale**2, device=gaps.device
-    )
+    i, t = to_tensor(np.stack(np.divmod(working, T)), device=gaps.device)
+    lam[i, t] = to_tensor(multipliers / scale**2, device=gaps.device)
     margins = problem.margins(p)
     smallest = margins[wanted > 0].min()
     in_order = (margins + rounding * p.norm() >= -_FEASIBILITY).all()
