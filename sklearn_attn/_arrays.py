@@ -4,6 +4,7 @@
 array the user gets back. Data goes down once, as a tensor, and comes back once.
 """
 
+import functools
 import threading
 import warnings
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import torch
 from sklearn import get_config
 from sklearn.exceptions import InconsistentVersionWarning
 from sklearn.utils import check_random_state
+from threadpoolctl import ThreadpoolController
 
 from ._compat import convert_to_numpy, get_namespace_and_device
 
@@ -76,21 +78,29 @@ class _Guard(threading.local):
     lock = threading.Lock()
     n_inside = 0
     n_threads = 1
+    blas_limit = None  # of NumPy's and SciPy's solvers, which all threads share
     is_inside = False  # of this Python thread alone
 
 
 _guard = _Guard()
 
 
+@functools.cache
+def _blas():
+    """Find the BLAS libraries once: looking for them costs a millisecond."""
+    return ThreadpoolController()
+
+
 @contextmanager
 def few_threads(n_numbers):
-    """Run small work on one torch thread, and put the number of threads back after."""
+    """Run small work on one thread of torch and BLAS; put the numbers back after."""
     if n_numbers > _SMALL_WORK or _guard.is_inside:
         yield
         return
     with _Guard.lock:
         if _Guard.n_inside == 0:
             _Guard.n_threads = torch.get_num_threads()
+            _Guard.blas_limit = _blas().limit(limits=1, user_api="blas")
         _Guard.n_inside += 1
     _guard.is_inside = True
     torch.set_num_threads(1)
@@ -101,6 +111,8 @@ def few_threads(n_numbers):
         with _Guard.lock:
             _Guard.n_inside -= 1
             torch.set_num_threads(_Guard.n_threads)
+            if _Guard.n_inside == 0:
+                _Guard.blas_limit.restore_original_limits()
 
 
 def to_numpy(array):

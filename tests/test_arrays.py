@@ -11,6 +11,7 @@ from sklearn import config_context
 from sklearn.utils import check_random_state
 
 from sklearn_attn._arrays import (
+    _blas,
     available_devices,
     cpu_generator,
     few_threads,
@@ -68,12 +69,16 @@ def test_small_work_runs_on_one_thread_and_the_number_comes_back():
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
+        blas = [info["num_threads"] for info in _blas().info()]
         with few_threads(10):
             assert torch.get_num_threads() == 1
+            limited = _blas().select(user_api="blas").info()
+            assert all(info["num_threads"] == 1 for info in limited)
             with few_threads(10):
                 assert torch.get_num_threads() == 1
             assert torch.get_num_threads() == 1
         assert torch.get_num_threads() == 2
+        assert [info["num_threads"] for info in _blas().info()][: len(blas)] == blas
         with few_threads(10**9):
             assert torch.get_num_threads() == 2
         with pytest.raises(KeyError), few_threads(10):
