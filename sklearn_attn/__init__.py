@@ -16,7 +16,12 @@ _HOME = {
     "AttentionDisplay": "attention",
     "AttentionSVMClassifier": "attention",
     "ComparisonDisplay": "comparison",
+    "LinearAttentionClassifier": "attention",
     "MarginDisplay": "attention",
+    "MeanTokenClassifier": "attention",
+    "PromptAttention": "attention",
+    "PromptAttentionRegressor": "attention",
+    "SelfAttentionClassifier": "attention",
     "compare": "comparison",
     "show_versions": "_show_versions",
 }

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from sklearn import get_config
 from sklearn.utils import check_array
+from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 
 from ._arrays import resolve_device, resolve_dtype, to_numpy, to_tensor
@@ -113,7 +115,7 @@ def pad_sequences(sequences, *, n_tokens=None):
     return padded
 
 
-def check_tokens(estimator, X, y=None, *, reset):
+def check_tokens(estimator, X, y=None, *, reset, y_numeric=False):
     """Validate token input and move it to the estimator's device: `(Tokens, y)`.
 
     In fit (`reset=True`), 2-D rows hold `estimator.n_tokens` tokens each, and y is
@@ -134,7 +136,9 @@ def check_tokens(estimator, X, y=None, *, reset):
         "ensure_all_finite": "allow-nan" if structured or n_tokens > 1 else True,
     }
     if reset:
-        rows, y = validate_data(estimator, rows, y, reset=True, **rules)
+        rows, y = validate_data(
+            estimator, rows, y, reset=True, y_numeric=y_numeric, **rules
+        )
     elif structured:
         width = rows.shape[1] // n_tokens
         if width != estimator.n_token_features_:
@@ -166,6 +170,39 @@ def check_weights(sample_weight, n_samples):
     if not weight.any():
         raise ValueError("Sample weights are all zero; at least one must be positive.")
     return weight
+
+
+def check_classes(estimator, y, weight):
+    """Return the classes, and the position of each label among them.
+
+    At least two classes must have a sample of positive weight.
+    """
+    check_classification_targets(y)
+    classes, codes = np.unique(to_numpy(y), return_inverse=True)
+    there = np.unique(codes[weight > 0])
+    if len(there) < 2:
+        raise ValueError(
+            f"{type(estimator).__name__} needs samples of at least two classes; got "
+            f"one class, {classes[there[0]]}."
+        )
+    return classes, codes
+
+
+def check_class_weight(class_weight, classes, codes, weight):
+    """Return the weight of each class, positive and finite."""
+    if class_weight == "balanced":
+        counts = np.bincount(codes, weights=weight, minlength=len(classes))
+        present = counts > 0
+        per_class = np.ones(len(classes))
+        per_class[present] = weight.sum() / (present.sum() * counts[present])
+        return per_class
+    per_class = compute_class_weight(class_weight, classes=classes, y=classes)
+    if not (np.isfinite(per_class).all() and (per_class > 0).all()):
+        raise ValueError(
+            f"class_weight must be positive and finite; got {class_weight!r}. To "
+            "leave samples out, use sample_weight."
+        )
+    return per_class
 
 
 def _as_rows(X):

@@ -8,18 +8,25 @@ import sklearn.utils.estimator_checks as checks
 import torch
 from discovery import all_estimators
 from sklearn import config_context
-from sklearn.base import clone, is_classifier
+from sklearn.base import clone
 from sklearn.datasets import make_classification
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import (
     estimator_checks_generator,
     parametrize_with_checks,
 )
 
-from sklearn_attn.attention import AttentionSVMClassifier
+from sklearn_attn.attention import (
+    AttentionSVMClassifier,
+    LinearAttentionClassifier,
+    MeanTokenClassifier,
+    PromptAttention,
+    PromptAttentionRegressor,
+    SelfAttentionClassifier,
+)
 from sklearn_attn.preprocessing import FeatureTokenizer, PatchTokenizer, WindowTokenizer
 
 ESTIMATORS = dict(all_estimators())
@@ -31,6 +38,24 @@ VARIANTS = {
         {"attention_C": np.inf, "relax_non_support": True},
         {"refit": None, "loss": "exponential", "class_weight": "balanced"},
     ],
+    PromptAttention: [
+        {"method": "known-prompt", "prompt": 0.5},
+        {"method": "three-step"},
+        {"method": "three-step", "head": "mean"},
+        {"method": "three-step", "head": "least-squares"},
+        {"method": "three-step", "head": "ridge", "debias": False},
+        {"shared_prompt": True, "class_weight": "balanced"},
+        {"standardize": None, "n_refine": 1},
+    ],
+    PromptAttentionRegressor: [
+        {"method": "known-prompt", "prompt": 0.5},
+        {"method": "three-step"},
+        {"method": "three-step", "head": "least-squares"},
+        {"method": "three-step", "head": "mean", "standardize": "feature"},
+    ],
+    LinearAttentionClassifier: [{"standardize": "feature"}],
+    MeanTokenClassifier: [{"class_weight": "balanced"}],
+    SelfAttentionClassifier: [{"standardize": None}],
     FeatureTokenizer: [
         {"flatten": True},
         {"encoding": "append"},
@@ -39,12 +64,23 @@ VARIANTS = {
     PatchTokenizer: [{"flatten": True}],
     WindowTokenizer: [{"flatten": True}, {"window": 1, "stride": 1}],
 }
-ON_FEATURE_TOKENS = [
-    {},
-    {"refit": None, "n_init": 2, "random_state": 0},
-    {"solver": "ngd"},
-    {"solver": "alternate", "pooling": "hard"},
-]
+ON_FEATURE_TOKENS = {
+    AttentionSVMClassifier: [
+        {},
+        {"refit": None, "n_init": 2, "random_state": 0},
+        {"solver": "ngd"},
+        {"solver": "alternate", "pooling": "hard"},
+    ],
+    PromptAttention: [
+        {},
+        {"method": "three-step"},
+        {"method": "three-step", "head": "mean", "n_refine": 1},
+        {"method": "three-step", "sample_split": True, "random_state": 0},
+        {"shared_prompt": True},
+        {"method": "known-prompt", "prompt": 0.5},
+    ],
+    PromptAttentionRegressor: [{}, {"method": "three-step"}],
+}
 # Checks that `check_estimator` leaves out.
 FURTHER_CHECKS = [
     "check_param_validation",
@@ -62,6 +98,8 @@ TRANSFORMER_CHECKS = [
     "check_global_output_transform_pandas",
     "check_global_set_output_transform_polars",
 ]
+# Where tokens are an array of three axes, no container can be asked for; see below.
+REFUSED_BY_TOKENS = {"check_transformer_preserve_dtypes"}
 # Every pipeline fails these two, since it fits its steps in place; see the last test.
 REFUSED_BY_PIPELINES = {
     "check_estimators_overwrite_params",
@@ -82,10 +120,9 @@ def check_name(check):
 
 def pipelines():
     """Attention over several tokens, on the two-dimensional data of the checks."""
-    classifiers = [cls for cls in ESTIMATORS.values() if is_classifier(cls())]
-    for cls in classifiers:
-        settings = ON_FEATURE_TOKENS if cls is AttentionSVMClassifier else [{}]
-        for parameters in settings:
+    predictors = [cls for cls in ESTIMATORS.values() if hasattr(cls, "predict")]
+    for cls in predictors:
+        for parameters in ON_FEATURE_TOKENS.get(cls, [{}]):
             yield make_pipeline(FeatureTokenizer(), cls(**parameters))
 
 
@@ -100,7 +137,7 @@ def test_estimator_passes_the_checks_of_scikit_learn(estimator, check):
         pytest.param(estimator, check, id=f"{estimator[-1]}-{check_name(check)}")
         for pipeline in pipelines()
         for estimator, check in estimator_checks_generator(pipeline)
-        if check_name(check) not in REFUSED_BY_PIPELINES
+        if check_name(check) not in REFUSED_BY_PIPELINES | REFUSED_BY_TOKENS
     ],
 )
 def test_attention_over_feature_tokens_passes_the_checks(estimator, check):
@@ -233,4 +270,11 @@ def test_state_fitted_from_gpu_arrays_is_pickled_for_the_cpu(cls):
 def test_the_checks_left_out_for_pipelines_are_those_that_no_pipeline_passes(name):
     pipeline = make_pipeline(StandardScaler(), LogisticRegression())
     with pytest.raises(AssertionError, match="steps"):
+        getattr(checks, name)("Pipeline", pipeline)
+
+
+def test_the_check_left_out_for_tokens_asks_for_containers_that_tokens_have_not():
+    (name,) = REFUSED_BY_TOKENS
+    pipeline = make_pipeline(FeatureTokenizer(), FunctionTransformer())
+    with pytest.raises(ValueError, match="`set_output` is not available"):
         getattr(checks, name)("Pipeline", pipeline)

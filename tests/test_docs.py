@@ -13,6 +13,7 @@ import pytest
 from discovery import all_estimators, all_public
 from numpydoc.docscrape import NumpyDocString
 from numpydoc.validate import validate
+from sklearn.base import is_regressor
 
 import sklearn_attn
 
@@ -153,7 +154,8 @@ def test_numpydoc_checks_parameters_and_their_order():
 def test_the_fitted_attributes_are_documented_ones(name, estimator):
     rng = np.random.default_rng(0)
     X = pd.DataFrame(rng.normal(size=(40, 4)), columns=list("abcd"))
-    fitted = estimator().fit(X, np.where(X["a"] > 0, "yes", "no"))
+    labels = np.where(X["a"] > 0, "yes", "no")
+    fitted = estimator().fit(X, X["a"] if is_regressor(estimator()) else labels)
     documented = set(documented_attributes(estimator))
     set_by_fit = {attribute for attribute in vars(fitted) if attribute.endswith("_")}
     public = {attribute for attribute in set_by_fit if not attribute.startswith("_")}

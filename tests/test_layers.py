@@ -84,9 +84,14 @@ class Module:
         )
 
     @property
+    def has_methods(self):
+        """Whether this holds methods that estimators take by name."""
+        return self.dotted.endswith("_methods")
+
+    @property
     def is_solver(self):
         """Whether this is a verb or a noun of a domain: arrays in, arrays out."""
-        plain = not (self.is_package or self.has_estimator)
+        plain = not (self.is_package or self.has_estimator or self.has_methods)
         return bool(self.domain) and plain and not self.dotted.endswith("_display")
 
     def _read_imports(self, node, in_function):
@@ -152,7 +157,7 @@ def only_estimators_look_at_raw_input(modules):
     """Below the estimators arrays are trusted: one validation, at the door."""
     for importer, imported in internal_imports(modules):
         at_level = importer.top in ESTIMATOR_LEVEL or importer.dotted in DOORS
-        may = importer.has_estimator or at_level
+        may = importer.has_estimator or importer.has_methods or at_level
         if imported.dotted in DOORS_OF_ESTIMATORS and not may:
             yield f"{importer.dotted} imports {imported.dotted}"
 
@@ -163,6 +168,8 @@ def imports_point_downwards(modules):
         above = importer.is_package or importer.dotted.endswith("_display")
         if imported.has_estimator and imported.domain and not above:
             yield f"{importer.dotted} imports the estimators of {imported.dotted}"
+        if imported.has_methods and not importer.has_estimator:
+            yield f"{importer.dotted} imports the methods of {imported.dotted}"
         may = importer.domain or importer.top in ("", "datasets")
         if imported.domain and not may:
             yield f"{importer.dotted} imports the domain of {imported.dotted}"
@@ -232,6 +239,10 @@ OFFENCES = [
         {"a._e_display": "from .. import _validation"},
     ),
     (imports_point_downwards, {"a.x": "from .e import E", "a.e": ESTIMATOR}),
+    (
+        imports_point_downwards,
+        {"a.x": "from . import _e_methods", "a._e_methods": ""},
+    ),
     (imports_point_downwards, {"_training": "from .a import x", "a.x": ""}),
     (imports_point_downwards, {"comparison/": "from ..a import x", "a.x": ""}),
     (imports_point_downwards, {"comparison.c": "from ..a.x import f", "a.x": ""}),
@@ -252,6 +263,8 @@ OFFENCES = [
 CLEAN = {
     "a/": "from .e import E\nfrom .x import solve",
     "a.e": f"from .._validation import check_tokens\nfrom .x import solve\n{ESTIMATOR}",
+    "a._e_methods": "from .._validation import check_tokens\ndef fit(e): e.coef_ = 1",
+    "a.f": f"from . import _e_methods\n{ESTIMATOR}",
     "a.x": """
         from typing import TYPE_CHECKING
         if TYPE_CHECKING:

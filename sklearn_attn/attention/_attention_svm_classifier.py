@@ -14,8 +14,6 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.class_weight import compute_class_weight
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
 from .._arrays import (
@@ -35,7 +33,15 @@ from .._compat import (
     fit_context,
     with_callbacks,
 )
-from .._validation import Tokens, check_tokens, check_weights, unharmed
+from .._validation import (
+    Tokens,
+    check_class_weight,
+    check_classes,
+    check_tokens,
+    check_weights,
+    unharmed,
+)
+from . import _token_methods as methods
 from ._attention_svm import attention_svm, first_token
 from ._erm import LOSSES
 from ._softmax import attention_weights
@@ -314,16 +320,10 @@ class AttentionSVMClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimato
         """
         ridges = _check_ridges(self.attention_reg)
         tokens, labels = check_tokens(self, X, y, reset=True)
-        check_classification_targets(labels)
         weight = check_weights(sample_weight, len(tokens.values))
         rows = np.flatnonzero(weight)
         self.n_token_features_ = tokens.values.shape[2]
-        self.classes_, codes = np.unique(to_numpy(labels), return_inverse=True)
-        if len(np.unique(codes[rows])) < 2:
-            raise ValueError(
-                f"{type(self).__name__} needs samples of at least two classes; got one "
-                f"class, {self.classes_[codes[rows[0]]]}."
-            )
+        self.classes_, codes = check_classes(self, labels, weight)
         problems = _against_the_rest(
             self.class_weight, self.classes_, codes[rows], weight[rows]
         )
@@ -518,25 +518,7 @@ class AttentionSVMClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimato
         codes = (decision > 0).astype(int) if decision.ndim == 1 else decision.argmax(1)
         return follow(X)(to_numpy(self.classes_)[codes])
 
-    def score(self, X, y, sample_weight=None):
-        """Return the mean accuracy on the given sequences and labels.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features_in_) or \
-                (n_samples, n_tokens, n_token_features), or list of sequences
-            The sequences.
-        y : array-like of shape (n_samples,)
-            The true labels.
-        sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the samples.
-
-        Returns
-        -------
-        float
-            The accuracy of `predict(X)`.
-        """
-        return super().score(X, y, sample_weight=sample_weight)
+    score = methods.accuracy
 
     def attention(self, X):
         """Return the weight of each token in the pooled token.
@@ -708,18 +690,7 @@ def _take(tokens, rows):
 
 def _against_the_rest(class_weight, classes, codes, weight):
     """Pose one binary problem, or one per class: (label, signs, sample weights)."""
-    if class_weight == "balanced":
-        counts = np.bincount(codes, weights=weight, minlength=len(classes))
-        present = counts > 0
-        per_class = np.ones(len(classes))
-        per_class[present] = weight.sum() / (present.sum() * counts[present])
-    else:
-        per_class = compute_class_weight(class_weight, classes=classes, y=classes)
-        if not (np.isfinite(per_class).all() and (per_class > 0).all()):
-            raise ValueError(
-                f"class_weight must be positive and finite; got {class_weight!r}. To "
-                "leave samples out, use sample_weight."
-            )
+    per_class = check_class_weight(class_weight, classes, codes, weight)
     if len(classes) == 2:
         sign = np.where(codes == 1, 1.0, -1.0)
         return [(classes[1], sign, weight * per_class[codes])]

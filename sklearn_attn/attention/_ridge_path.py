@@ -9,23 +9,19 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy.linalg import cho_factor, cho_solve
-from scipy.optimize import minimize
 
 from .._arrays import to_numpy, to_tensor
 from .._solution import Solution
 from ._erm import AttentionERM
+from ._lbfgs import lbfgs
 
-# Newton steps after L-BFGS: it stops where differences of the risk drown in rounding,
-# which leaves the solution good to six digits; two steps more make it good to fourteen.
-_MAX_NEWTON = 10
+_MAX_NEWTON = 10  # steps after L-BFGS; two are usual
 # A stationary point whose curvature is below minus this part of the largest one is a
 # saddle (p = 0 is one if the mean tokens of both classes agree). It is left at most
 # `_MAX_ESCAPES` times, by steps of these lengths along the most negative direction.
 _NEGATIVE_CURVATURE = 1e-6
 _ESCAPE_LENGTHS = (1.0, 0.1, 0.01)
 _MAX_ESCAPES = 5
-# A gradient of this many square roots of the rounding unit is flat.
-_FLAT = 10.0
 
 
 @dataclass(frozen=True)
@@ -103,50 +99,38 @@ def ridge_path(
         iteration. `converged` is False where a stage ended at `max_iter`.
     """
     theta, curve, n_iter, converged = start, [], 0, True
+
+    def after_iteration(theta, of_this_search):
+        curve.append(of_this_search[-1])
+        return on_iteration(theta, curve)
+
+    def search(theta):
+        nonlocal n_iter
+        found = lbfgs(
+            problem.value_and_gradient,
+            theta,
+            tol=tol,
+            max_iter=max_iter,
+            on_iteration=after_iteration,
+            dtype=erm.values.dtype,
+        )
+        n_iter += found.n_iter
+        return found, *found.history["stopped"]
+
     for stage, lam in enumerate(attention_reg):
         on_stage(stage)
         problem = RidgeERM(erm, head_reg, lam)
-        found, stopped = _lbfgs(problem, theta, tol, max_iter, curve, on_iteration)
-        n_iter += found.n_iter
+        found, stopped = search(theta)
         for _ in range(_MAX_ESCAPES if stage == len(attention_reg) - 1 else 0):
             leaving = None if stopped else _leave_saddle(problem, found.value)
             if leaving is None:
                 break
-            found, stopped = _lbfgs(
-                problem, leaving, tol, max_iter, curve, on_iteration
-            )
-            n_iter += found.n_iter
+            found, stopped = search(leaving)
         theta = found.value
-        converged &= found.converged or stopped
+        converged &= found.converged
     if converged and not stopped:
         theta = _newton(problem, theta)
     return Solution(theta, n_iter, converged, {"objective": curve})
-
-
-def _lbfgs(problem, theta, tol, max_iter, curve, on_iteration):
-    """Minimise the penalised risk; tell also whether a callback stopped it."""
-    stopped = False
-
-    def after_iteration(intermediate_result):
-        nonlocal stopped
-        curve.append(float(intermediate_result.fun))
-        stopped = on_iteration(intermediate_result.x, curve)
-        if stopped:
-            raise StopIteration
-
-    found = minimize(
-        problem.value_and_gradient,
-        theta,
-        jac=True,
-        method="L-BFGS-B",
-        callback=after_iteration,
-        options={"maxiter": max_iter, "ftol": 0.0, "gtol": tol, "maxcor": 20},
-    )
-    # Below this, differences of the risk along the gradient drown in rounding, and the
-    # line search gives up: that too is the minimum, as far as the risk can tell.
-    rounding = torch.finfo(problem.erm.values.dtype).eps ** 0.5
-    flat = np.abs(found.jac).max() <= max(tol, _FLAT * rounding * max(1.0, found.fun))
-    return Solution(found.x, found.nit, bool(flat)), stopped
 
 
 def _newton(problem, theta):

@@ -78,3 +78,14 @@ def pool_scores(logits, scores, mask=None):
         leader[..., 0],
         drift[..., 0],
     )
+
+
+def deviations(weights, scores):
+    """Return scores - weights'scores along axis 1, exact for the leading token too.
+
+    The textbook form is zero for a token whose weight is within rounding of 1.
+    """
+    lead = weights.argmax(1, keepdim=True)
+    lead = lead.expand(-1, -1, scores.shape[2]) if scores.ndim == 3 else lead
+    differences = scores - scores.gather(1, lead)
+    return differences - (weights * differences).sum(1, keepdim=True)

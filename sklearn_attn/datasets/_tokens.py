@@ -6,13 +6,9 @@ A prompt along u finds the token, a head along w reads the label (2306.13596).
 """
 
 import numpy as np
-from sklearn.datasets import load_digits
 from sklearn.utils import check_random_state
 
-# Which images serve for training is part of the data set, not of its random state.
-_N_TRAINING_IMAGES = 1000
-_SPLIT_SEED = 0
-_PIXEL_MAXIMUM = 16.0
+from ._digits import check_digits, split_digits
 
 
 def make_token_selection(
@@ -152,19 +148,10 @@ def make_digit_bags(
     >>> X.shape, sorted({int(label) for label in y})
     ((6, 10, 64), [3, 8])
     """
-    wanted = np.unique(np.atleast_1d(digits))
-    are_digits = wanted.dtype.kind in "iu" and np.isin(wanted, range(10)).all()
-    if not (are_digits and 0 < len(wanted) == np.size(digits) < 10):
-        raise ValueError(f"digits must be distinct, 0 to 9, not all; got {digits!r}.")
+    wanted = check_digits(digits)
     if n_tokens < 1:
         raise ValueError(f"n_tokens must be at least 1; got {n_tokens!r}.")
-    if subset not in ("train", "test"):
-        raise ValueError(f"subset must be 'train' or 'test'; got {subset!r}.")
-    images, labels = load_digits(return_X_y=True)
-    order = np.random.RandomState(_SPLIT_SEED).permutation(len(images))
-    split = np.split(order, [_N_TRAINING_IMAGES])[subset == "test"]
-    images, labels = images[split] / _PIXEL_MAXIMUM, labels[split]
-
+    images, labels = split_digits(subset)
     rng = check_random_state(random_state)
     others = np.flatnonzero(~np.isin(labels, wanted))
     bags = rng.choice(others, size=(n_samples, n_tokens))
