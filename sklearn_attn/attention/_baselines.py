@@ -59,8 +59,11 @@ def learn_linear_attention(
     """Minimise the penalised risk, from its most negative curvature at zero.
 
     The risk is flat at w = (q, c) = 0. Its second derivatives there are the matrices
-    M_k = mean_i (y_ik - ybar_k) X_i'[X_i, 1] / T_i, and the start is the rank-one
-    matrix w_k (q_k, c_k)' closest to M_k, in the best of some sizes.
+    M_k = mean_i (y_ik - ybar_k) X_i'[X_i, 1] / T_i. One start is the rank-one matrix
+    w_k (q_k, c_k)' closest to M_k. Another has c_k = 0 and a symmetric part of w_k q_k'
+    close to M_k, since that is all of it that the outputs see: with l and -m the ends
+    of the spectrum, at v and u, it is w, q = sqrt(l) v +- sqrt(m) u. Both are tried in
+    some sizes.
 
     Parameters
     ----------
@@ -87,16 +90,28 @@ def learn_linear_attention(
     pull = (samples.weight[:, None] * (y - samples.mean(y)))[:, None]
     pull = pull * token_shares(X, samples.mask)  # (n, T, K)
     in_c = gather(pull, X) * fit_intercept
-    heads, prompts = X.new_zeros(K, d), X.new_zeros(K, d + 1)
+    pairs = X.new_zeros(2, K, 2, d + 1)  # which start, output, w or q, feature
     for k in range(K):
         square = X.flatten(0, 1).T @ (pull[..., k, None] * X).flatten(0, 1)
         U, _, V = torch.linalg.svd(torch.cat([square, in_c[k, :, None]], 1))
-        heads[k], prompts[k] = U[:, 0], V[0]
-    f, *_ = risk.outputs(TokenModel(heads, heads.new_zeros(K), prompts))
+        pairs[0, k, 0, :d], pairs[0, k, 1] = U[:, 0], V[0]
+        values, vectors = torch.linalg.eigh((square + square.T) / 2)
+        v = values[-1].clamp(min=0).sqrt() * vectors[:, -1]
+        u = (-values[0]).clamp(min=0).sqrt() * vectors[:, 0]
+        pairs[1, k, 0, :d], pairs[1, k, 1, :d] = v + u, v - u
+    starts = []
+    for pair in pairs:
+        starts += _in_some_sizes(risk, pair[:, 0, :d], pair[:, 1])
+    return _minimize_from_the_best(risk, starts, iterations)
+
+
+def _in_some_sizes(risk, heads, prompts):
+    """Return head and prompt, with some sizes of their product."""
+    samples = risk.samples
+    f, *_ = risk.outputs(TokenModel(heads, heads.new_zeros(len(heads)), prompts))
     variance = samples.mean((f - samples.mean(f)).square())[:, None]
     root = torch.where(variance > 0, variance**-0.25, 0.0)  # for head and prompt each
-    starts = [(size**0.5 * root * heads, size**0.5 * root * prompts) for size in _SIZES]
-    return _minimize_from_the_best(risk, starts, iterations)
+    return [(size**0.5 * root * heads, size**0.5 * root * prompts) for size in _SIZES]
 
 
 def learn_self_attention(

@@ -5,13 +5,14 @@
     ridge           least squares + reg/2 ||w||^2
     logistic        logistic loss + reg/2 ||w||^2
 
-The first three find a direction in which classes differ; a logistic regression on the
-score along it then gives it its length, and the intercept.
+The first three fit -1 and +1; a logistic regression on what they predict then turns it
+into log-odds.
 """
 
 import numpy as np
 import torch
 from scipy.linalg import lstsq
+from scipy.optimize import brentq
 from sklearn.linear_model import Ridge
 
 from .._arrays import to_numpy, to_tensor
@@ -22,7 +23,6 @@ from ._token_risk import SQUARED, TokenModel, TokenRisk
 
 # Of the slope on a score of unit length: keeps it finite where the score separates.
 _SLOPE_RIDGE = 1e-3
-_CALIBRATION = {"tol": 1e-10, "max_iter": 1000}
 
 
 def fit_head(
@@ -71,7 +71,7 @@ def fit_head(
         )
     scores = (_one_hot(samples) * (samples.X @ w.T)).sum(1)  # (n, K)
     slope, intercept = _calibrate(samples, scores, head, fit_intercept)
-    return Solution(TokenModel(slope * w, intercept, w[0, :0]), 1, True)
+    return Solution(TokenModel(slope[:, None] * w, intercept, w[0, :0]), 1, True)
 
 
 def _one_hot(samples):
@@ -125,43 +125,36 @@ def _least_squares(A, b, reg):
 
 
 def _calibrate(samples, scores, head, fit_intercept):
-    """Return the slope on the scores and the intercepts, which fit the targets best."""
+    """Return the slopes on the scores and the intercepts.
+
+    Scores are regressed on the targets, which says where the classes part; for classes
+    a logistic regression without intercept then gives the log-odds. With one, it would
+    part the training samples where there are fewer of them than features, and not the
+    classes.
+    """
+    mean_y = samples.mean(samples.contrast) * fit_intercept
     centre = samples.mean(scores) * fit_intercept
     scores = scores - centre
-    length = samples.mean(scores.square()).mean().sqrt()
-    if length == 0:  # nothing to tell samples apart by
-        prior = samples.loss.prior(samples.mean(samples.Y))
-        return length, prior * fit_intercept
-    if samples.loss is SQUARED:
-        intercept = samples.mean(samples.Y) * fit_intercept
-        slope = torch.ones_like(length)
-        if head == "mean":
-            slope = samples.mean(scores * samples.Y).sum() / length.square()
-        return slope, intercept - slope * centre
-    unit = scores / length
+    slope = torch.ones_like(mean_y)
+    if head == "mean":
+        size = samples.mean(scores.square())
+        fit = samples.mean(scores * (samples.contrast - mean_y))
+        slope = torch.where(size > 0, fit / size, 0.0)
+    f = mean_y + slope * scores
+    if samples.loss is not SQUARED:
+        length = samples.mean(f.square()).mean().sqrt()
+        steepness = _steepness(samples, f / length) / length if length > 0 else 0.0
+        slope, mean_y = steepness * slope, steepness * mean_y
+    return slope, samples.settle(mean_y - slope * centre)
 
-    def value_and_gradient(theta):
-        a, b = theta[0], to_tensor(theta[1:], device=unit.device, dtype=unit.dtype)
-        f = a * unit + b
-        value = samples.mean(samples.loss.value(f, samples.Y)).item()
-        slope = samples.weight[:, None] * samples.loss.slope(f, samples.Y)
-        in_a = (slope * unit).sum().item() + _SLOPE_RIDGE * a
-        in_b = to_numpy(slope.sum(0)) * fit_intercept
-        return value + _SLOPE_RIDGE / 2 * a * a, np.r_[in_a, in_b].astype(np.float64)
 
-    prior = samples.loss.prior(samples.mean(samples.Y)) * fit_intercept
-    start = np.r_[1.0, to_numpy(prior)].astype(np.float64)
-    found = lbfgs(
-        value_and_gradient,
-        start,
-        on_iteration=lambda *_: False,
-        dtype=unit.dtype,
-        **_CALIBRATION,
-    ).value
-    if unit.dtype == torch.float64:
-        found = polish(lambda theta: value_and_gradient(theta)[1], found)
-    slope, intercept = to_tensor(found, device=unit.device, dtype=unit.dtype).split(
-        [1, len(found) - 1]
-    )
-    slope = slope / length
-    return slope, samples.settle(intercept) - slope * centre
+def _steepness(samples, unit):
+    """Return a, by logistic regression of the classes on a f, for f of size one."""
+
+    def slope(a):
+        in_f = samples.loss.slope(a * unit, samples.Y)
+        return samples.mean((in_f * unit).sum(1)).item() + _SLOPE_RIDGE * a
+
+    at_zero = samples.mean(samples.loss.value(0 * unit, samples.Y)).item()
+    largest = (2 * at_zero / _SLOPE_RIDGE) ** 0.5  # its penalty alone is as much
+    return brentq(slope, -largest, largest, xtol=np.finfo(float).tiny)

@@ -54,8 +54,8 @@ class PromptAttention(
     head : {"logistic", "ridge", "least-squares", "mean"}, default="logistic"
         How the head of "three-step" and "known-prompt" is learned: penalised logistic
         regression or ridge regression; least squares, of minimum norm where there are
-        fewer samples than features; or the difference of the class means. The score of
-        the last three is put on the scale of log-odds by a logistic regression on it.
+        fewer samples than features; or the difference of the class means. What the last
+        three predict is put on the scale of log-odds by a logistic regression on it.
     alpha_head : float, default=1e-2
         Ridge of the head, in units of the standardised tokens.
     alpha_prompt : float, default=1e-1

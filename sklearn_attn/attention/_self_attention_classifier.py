@@ -40,7 +40,7 @@ class SelfAttentionClassifier(
         3-D or a list of sequences.
     alpha_head : float, default=1e-2
         Ridge of the head, in units of the standardised tokens.
-    alpha_attention : float, default=1e-2
+    alpha_attention : float, default=0.3
         Ridge of the attention matrix, in units of the standardised tokens.
     fit_intercept : bool, default=True
         Whether the head has an intercept. If not, tokens are not centred either.
@@ -147,7 +147,7 @@ class SelfAttentionClassifier(
         *,
         n_tokens=1,
         alpha_head=1e-2,
-        alpha_attention=1e-2,
+        alpha_attention=0.3,
         fit_intercept=True,
         standardize="global",
         max_iter=1000,

@@ -15,7 +15,6 @@ import torch
 
 from ._softmax import attention_weights
 from ._token_attention import gather, project, prompt_attention, token_shares
-from ._token_risk import Samples
 
 # Lengths of the prompt that are tried, in units of 1 / (spread of the token scores).
 LENGTHS = tuple(2.0**k for k in range(-3, 4))
@@ -119,21 +118,16 @@ def three_step(parts, rule, *, n_prompts, n_refine=0):
     kappa, head = _choose_length(three, direction, rule)
     for _ in range(n_refine):
         prompt = kappa[:, None] * direction
-        y = rule.targets(two) - two.weight[:, None, None] * _outputs(two, head, prompt)
-        direction = _ascent(two, y, head, prompt)
+        direction = _ascent(two, rule.targets(two), head, prompt)
         kappa, head = _choose_length(three, direction, rule)
     return ThreeStep(first_head, direction, kappa, head)
 
 
-def _outputs(samples: Samples, head, prompt):
-    """Return the centred outputs, (n, 1, K)."""
-    a, _ = prompt_attention(samples.X, samples.mask, prompt)
-    f = (a * project(samples.X, head)).sum(1, keepdim=True)
-    return f - samples.mean(f)
-
-
 def _ascent(samples, y, head, prompt):
-    """Return the unit vectors along minus the gradient of the square loss in q."""
+    """Return unit vectors along minus the gradient of the square loss in q.
+
+    That is, for a head so short that the outputs do not count beside the targets.
+    """
     _, pull = prompt_attention(samples.X, samples.mask, prompt)
     q = pull(y * project(samples.X, head))
     length = q.norm(dim=1, keepdim=True)

@@ -88,19 +88,23 @@ def linear_attention(X, mask, q, *, fit_intercept=True):
 def self_attention(X, mask, A):
     """Attention of every token to every other by A (d, d), the mean over the queries.
 
-    The (T, T) tables are made for some sequences at a time, and made again in `pull`:
-    memory stays O(nT).
+    The (T, T) tables are made for some sequences at a time. `pull` makes them again if
+    there is more than one such part, so that memory stays O(nT) beside one part.
     """
     shares = token_shares(X, mask)
     chunks = torch.arange(len(X)).split(max(1, _CHUNK // X.shape[1] ** 2))
     chunks = [slice(int(rows[0]), int(rows[-1]) + 1) for rows in chunks]
 
     def table(rows):  # (n, T queries, T keys)
-        logits = (X[rows] @ A) @ X[rows].mT
+        queries = (X[rows].flatten(0, 1) @ A).reshape(X[rows].shape)
+        logits = queries @ X[rows].mT
         if mask is not None:
             logits = logits.masked_fill(~mask[rows, None], -torch.inf)
         return torch.softmax(logits, -1)
 
+    if len(chunks) == 1:
+        whole = table(chunks[0])
+        table = lambda rows: whole  # noqa: E731
     a = torch.cat([table(rows).mT @ shares[rows] for rows in chunks])
 
     def pull(gradient):

@@ -453,7 +453,8 @@ def test_probabilities_of_all_heads_are_calibrated():
     X_new, y_new = make_contextual_tokens(4000, head_norm=0.5, random_state=1, **model)
     losses = {}
     for head in ("logistic", "mean", "least-squares", "ridge"):
-        fitted = PromptAttention(method="three-step", head=head).fit(X, y)
+        fitted = PromptAttention(method="three-step", head=head, alpha_head=1e-4)
+        fitted.fit(X, y)
         p = fitted.predict_proba(X_new)[:, 1]
         assert abs(p.mean() - (y_new > 0).mean()) < 0.02
         losses[head] = -np.log(np.where(y_new > 0, p, 1 - p)).mean()
@@ -480,8 +481,9 @@ def test_debiasing_keeps_the_prompt_from_the_head_where_classes_differ_in_size()
     )
     cosines = {}
     for debias in (True, False):
+        # without intercept tokens are not centred, and neither is the first head
         fitted = PromptAttention(
-            method="three-step", debias=debias, standardize=None
+            method="three-step", debias=debias, fit_intercept=False, standardize=None
         ).fit(X, y)
         w1 = fitted.first_head_[0] / np.linalg.norm(fitted.first_head_)
         cosines[debias] = w1[1], abs(fitted.prompt_direction_[0, 0])
@@ -527,7 +529,7 @@ def test_sample_split_deals_the_samples_by_the_seed(contextual):
 
 
 def test_refinement_brings_the_prompt_of_three_steps_closer():
-    """Where samples are few; the mean over ten draws rises with two rounds."""
+    """Where samples are few: the mean cosine over ten draws was .86, and .95 after."""
     found = []
     for seed in range(10):
         X, y = make_contextual_tokens(
@@ -542,7 +544,7 @@ def test_refinement_brings_the_prompt_of_three_steps_closer():
             ]
         )
     before, after = np.abs(found).mean(0)
-    assert after > before + 0.02
+    assert after > before + 0.05
 
 
 def test_classes_have_prompts_of_their_own_or_share_one(three_classes):
@@ -606,7 +608,9 @@ def test_a_callback_can_stop_the_fit(contextual):
     pytest.importorskip("sklearn.callback")
     X, y, _ = contextual
     whole = PromptAttention().fit(X, y)
-    stopped = PromptAttention().set_callbacks(EarlyStopping(tol=0.01, patience=2))
+    stopped = PromptAttention().set_callbacks(
+        EarlyStopping(tol=0.01, n_iter_no_change=2)
+    )
     stopped.fit(X, y)
     assert 2 <= stopped.n_iter_ < whole.n_iter_
     assert stopped.loss_curve_ == whole.loss_curve_[: stopped.n_iter_]
