@@ -122,6 +122,10 @@ def penalised_risk(X, y, w, b, q):
     return F.binary_cross_entropy_with_logits(f, y) + ridge / 2
 
 
+def nothing_more(problem, answer):
+    return {}
+
+
 def gradients(options):
     solvers = {
         "TokenRisk": ours,
@@ -134,7 +138,7 @@ def gradients(options):
         for dtype in ("float64", "float32"):
             make = partial(make_problem, size, dtype)
             warm_up = make_problem((20, 4, 3), dtype)
-            table = race(solvers, lambda *_: {}, make, warm_up, **options.race)
+            table = race(solvers, nothing_more, make, warm_up, **options.race)
             for row in table:
                 row["time"] += f" for {EVALUATIONS}"
             show(f"Value and gradient: {by(size)}, {dtype}", table)
@@ -149,6 +153,14 @@ def by(size):
 
 def fit(problem, **parameters):
     return PromptAttention(**parameters).fit(problem.X, problem.y)
+
+
+def fit_other(problem, cls):
+    return cls().fit(problem.X, problem.y)
+
+
+def fit_mean_token(problem):
+    return LogisticRegression().fit(problem.X.mean(1), problem.y)
 
 
 def fit_adam(problem, rate):
@@ -172,7 +184,7 @@ def fit_adam(problem, rate):
 def describe_fit(problem, model):
     if isinstance(model, dict):
         return model
-    facts = {"steps": getattr(model, "n_iter_", np.nan)}
+    facts = {"steps": float(np.max(model.n_iter_))}
     if isinstance(model, PromptAttention) and model.standardize is None:
         facts["risk above ours"] = model.loss_ / problem.risk - 1
     return facts
@@ -190,13 +202,11 @@ def whole_fit(options):
                 fit, method="three-step", standardize=None
             ),
             f"Adam, lr={rate:g}": partial(fit_adam, rate=rate),
-            "MeanTokenClassifier()": lambda p: MeanTokenClassifier().fit(p.X, p.y),
-            "LinearAttentionClassifier()": lambda p: LinearAttentionClassifier().fit(
-                p.X, p.y
+            "MeanTokenClassifier()": partial(fit_other, cls=MeanTokenClassifier),
+            "LinearAttentionClassifier()": partial(
+                fit_other, cls=LinearAttentionClassifier
             ),
-            "logistic regression on the mean token": lambda p: LogisticRegression().fit(
-                p.X.mean(1), p.y
-            ),
+            "logistic regression on the mean token": fit_mean_token,
         }
         if options.device != "cpu":
             name = f"PromptAttention(device={options.device!r})"
@@ -219,11 +229,15 @@ def peak_of_fit(problem):
     }
 
 
+def same(problem, answer):
+    return answer
+
+
 def memory(options):
     size = SIZES[-1] if options.quick else (4000, 100, 64)
     rows = race(
         {"PromptAttention()": peak_of_fit},
-        lambda problem, answer: answer,
+        same,
         partial(make_problem, size),
         make_problem((40, 4, 3)),
         repeats=1,

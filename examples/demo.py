@@ -21,7 +21,8 @@ import matplotlib
 matplotlib.use("agg")  # pictures go to files
 import matplotlib.pyplot as plt
 import pandas as pd
-from demo_jobs import N_SETTINGS, attention_svm
+from demo_jobs import N_SETTINGS, attention_svm, prompt_attention
+from demo_jobs.prompt_attention import digit_needles
 from demo_jobs.tasks import breast_cancer, digit_bags
 
 from sklearn_attn import ComparisonDisplay, compare
@@ -30,8 +31,9 @@ from sklearn_attn import ComparisonDisplay, compare
 TASKS = {
     digit_bags: {"n_train": 200, "n_test": 200, "n_folds": 5},
     breast_cancer: {"n_folds": 3},
+    digit_needles: {"n_train": 200, "n_test": 200, "n_folds": 3},
 }
-ESTIMATORS = [attention_svm]
+ESTIMATORS = [attention_svm, prompt_attention]
 
 PROTOCOL = (
     "All are fitted to the same folds. On the training samples of each, each is tuned\n"

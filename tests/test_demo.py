@@ -7,22 +7,25 @@ import demo
 import numpy as np
 import pandas as pd
 import pytest
-from demo_jobs import N_SETTINGS, attention_svm
+from demo_jobs import N_SETTINGS, attention_svm, prompt_attention
 from demo_jobs.mi_svm import MISVMClassifier
+from demo_jobs.prompt_attention import digit_needles
 from demo_jobs.tasks import breast_cancer, digit_bags
 from sklearn.base import clone
 from sklearn.model_selection import ParameterGrid
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 PIXELS = 64
-PICTURES = {"comparison.png", "attention.png"}
+PICTURES = {"comparison.png", "attention.png", "prompt_attention.png"}
+ESTIMATORS = [attention_svm, prompt_attention]
+ALL_TASKS = ["digit_bags", "breast_cancer", "digit_needles"]
 TABLES = {"comparison.csv", "comparison.html"}
 
 
 @pytest.fixture(scope="module")
 def tiny_tasks():
     sizes = {"n_train": 40, "n_test": 20, "n_folds": 1}
-    return [digit_bags(**sizes), breast_cancer(**sizes)]
+    return [digit_bags(**sizes), breast_cancer(**sizes), digit_needles(**sizes)]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +46,9 @@ def test_the_job_writes_tables_and_pictures_of_every_candidate(
     assert (table["error"] == "").all()
     page = (tmp_path / "new" / "comparison.html").read_text()
     for task in tiny_tasks:
-        names = [*task.baselines, attention_svm.NAME]
+        ours = [module.NAME for module in ESTIMATORS if module.candidate(task)]
+        assert ours
+        names = [*task.baselines, *ours]
         assert list(table.loc[table["task"] == task.name, "candidate"]) == names
         for name in names:
             assert re.search(rf"^{re.escape(name)} ", printed, re.MULTILINE)
@@ -53,8 +58,8 @@ def test_the_job_writes_tables_and_pictures_of_every_candidate(
 @pytest.mark.parametrize(
     ("options", "names", "n_bags"),
     [
-        ([], ["digit_bags", "breast_cancer"], 10_000),
-        (["--quick"], ["digit_bags", "breast_cancer"], 2000),
+        ([], ALL_TASKS, 10_000),
+        (["--quick"], ALL_TASKS, 2000),
         (["--quick", "--only", "breast_cancer"], ["breast_cancer"], None),
     ],
 )
@@ -74,16 +79,19 @@ def test_the_command_line_chooses_tasks_and_sizes(
     assert str(Path("elsewhere") / "table") in printed
 
 
-def test_no_image_is_in_training_and_test_bags_of_a_fold(bags):
-    (train, test), *_ = bags.cv
-    images = [{*map(bytes, bags.X[part].reshape(-1, PIXELS))} for part in (train, test)]
+@pytest.mark.parametrize("task", [digit_bags, digit_needles])
+def test_no_image_is_in_training_and_test_samples_of_a_fold(task):
+    task = task(n_folds=1)
+    (train, test), *_ = task.cv
+    images = [{*map(bytes, task.X[part].reshape(-1, PIXELS))} for part in (train, test)]
     assert len(images[0]) > 500
     assert not images[0] & images[1]
 
 
 def test_every_candidate_is_tuned_over_as_many_settings(tiny_tasks):
     for task in tiny_tasks:
-        candidates = [*task.baselines.values(), attention_svm.candidate(task)]
+        ours = [module.candidate(task) for module in ESTIMATORS]
+        candidates = [*task.baselines.values(), *filter(None, ours)]
         sizes = [len(ParameterGrid(search.param_grid)) for search in candidates]
         assert sizes == [N_SETTINGS] * len(candidates)
         assert len({search.cv for search in candidates}) == 1

@@ -179,5 +179,6 @@ class TokenRisk:
 
     def __call__(self, theta):
         """Return value and gradient as SciPy's solvers want them."""
-        value, gradient = self.value_and_gradient(self.unpack(theta))
+        with torch.no_grad():
+            value, gradient = self.value_and_gradient(self.unpack(theta))
         return value.item(), self.pack(gradient)

@@ -25,8 +25,10 @@ from sklearn_attn.attention import (
 from sklearn_attn.attention._softmax import deviations
 from sklearn_attn.attention._standardize_tokens import standardize_tokens
 from sklearn_attn.attention._token_attention import (
+    gather,
     linear_attention,
     mean_attention,
+    project,
     prompt_attention,
     self_attention,
 )
@@ -122,6 +124,20 @@ def test_the_gradient_is_that_of_autograd(attention, shape, loss, padded):
     for found, wanted in zip(gradient, expected):
         wanted = torch.zeros_like(found) if wanted is None else wanted
         torch.testing.assert_close(found.detach(), wanted, rtol=1e-12, atol=1e-13)
+
+
+def test_products_of_numpy_are_those_of_torch():
+    """Without gradients, single vectors go through NumPy on the CPU."""
+    rng = np.random.default_rng(0)
+    X, v, c = (
+        torch.from_numpy(rng.standard_normal(s)) for s in ((7, 5, 4), (1, 4), (7, 5, 1))
+    )
+    with torch.no_grad():
+        by_numpy = project(X, v), gather(c, X)
+    torch.testing.assert_close(by_numpy[0], X @ v.T)
+    torch.testing.assert_close(by_numpy[1], (c * X).sum((0, 1))[None])
+    for found, wanted in zip((project(X, v), gather(c, X)), by_numpy):
+        torch.testing.assert_close(found, wanted)
 
 
 def test_self_attention_in_chunks_is_self_attention_at_once(monkeypatch):
