@@ -102,22 +102,24 @@ def four_products(problem):
     return answer
 
 
-def autograd(problem, device="cpu"):
-    X = torch.from_numpy(problem.X).to(device)
-    y = torch.from_numpy(problem.y.astype(problem.X.dtype)).to(device)
+def autograd(problem, pooled=True):
+    X = torch.from_numpy(problem.X)
+    y = torch.from_numpy(problem.y.astype(problem.X.dtype))
     d = X.shape[2]
     for _ in range(EVALUATIONS):
-        theta = torch.from_numpy(problem.theta.astype(problem.X.dtype)).to(device)
+        theta = torch.from_numpy(problem.theta.astype(problem.X.dtype))
         theta.requires_grad_(True)
-        value = penalised_risk(X, y, theta[:d], theta[d], theta[d + 1 :])
+        value = penalised_risk(X, y, theta[:d], theta[d], theta[d + 1 :], pooled)
         value.backward()
         gradient = theta.grad.cpu().numpy()
     return value.item(), gradient
 
 
-def penalised_risk(X, y, w, b, q):
-    pooled = (torch.softmax(X @ q, 1)[..., None] * X).sum(1)
-    f = pooled @ w + b
+def penalised_risk(X, y, w, b, q, pooled=True):
+    """The risk, by the pooled token as it is mostly written, or by its score alone."""
+    a = torch.softmax(X @ q, 1)
+    f = (a[..., None] * X).sum(1) @ w if pooled else (a * (X @ w)).sum(1)
+    f = f + b
     ridge = RIDGES[0] * w @ w + RIDGES[1] * q @ q
     return F.binary_cross_entropy_with_logits(f, y) + ridge / 2
 
@@ -131,6 +133,7 @@ def gradients(options):
         "TokenRisk": ours,
         "numpy, four products": four_products,
         "torch autograd": autograd,
+        "torch autograd, without pooled tokens": partial(autograd, pooled=False),
     }
     if options.device != "cpu":
         solvers["TokenRisk, " + options.device] = partial(ours, device=options.device)
