@@ -679,8 +679,8 @@ def relevance_map(self, X, grid_shape):
 
     Returns
     -------
-    ndarray of shape (n_samples, *grid_shape) or (n_samples, *grid_shape, n_classes)
-        `attention(X)` in that shape.
+    ndarray of shape (n_samples, ...) or (n_samples, ..., n_classes)
+        `attention(X)` with the places of the grid for the tokens.
 
     Raises
     ------
