@@ -15,6 +15,7 @@ except PackageNotFoundError:  # run from a source tree that was never installed
 _HOME = {
     "AttentionDisplay": "attention",
     "AttentionSVMClassifier": "attention",
+    "BilinearSystemIdentifier": "dynamics",
     "ComparisonDisplay": "comparison",
     "LinearAttentionClassifier": "attention",
     "MarginDisplay": "attention",
@@ -22,10 +23,19 @@ _HOME = {
     "PromptAttention": "attention",
     "PromptAttentionRegressor": "attention",
     "SelfAttentionClassifier": "attention",
+    "StabilityDisplay": "dynamics",
+    "TrajectoryDisplay": "dynamics",
     "compare": "comparison",
     "show_versions": "_show_versions",
 }
-_SUBMODULES = ("attention", "callbacks", "comparison", "datasets", "preprocessing")
+_SUBMODULES = (
+    "attention",
+    "callbacks",
+    "comparison",
+    "datasets",
+    "dynamics",
+    "preprocessing",
+)
 
 __all__ = ["__version__", *_HOME, *_SUBMODULES]
 

@@ -2,6 +2,9 @@
 
 Tokens come as rows of T tokens laid end to end, as an array of shape (n, T, d), or as
 a list of sequences of different lengths. All of them become one tensor and one mask.
+
+Trajectories come as rows [state | input] with the next states as targets, or as
+episodes of different lengths, which are turned into such rows.
 """
 
 import functools
@@ -10,13 +13,37 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from sklearn import get_config
-from sklearn.utils import check_array
+from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 
 from ._arrays import resolve_device, resolve_dtype, to_numpy, to_tensor
 from ._compat import check_sample_weight
+
+
+class Transitions(NamedTuple):
+    """Steps of a system with inputs, ready to compute with.
+
+    Attributes
+    ----------
+    x : torch.Tensor of shape (n_samples, n_states)
+        States.
+    u : torch.Tensor of shape (n_samples, n_inputs)
+        Inputs.
+    y : torch.Tensor of shape (n_samples, n_states)
+        Next states.
+    weight : torch.Tensor of shape (n_samples,) or None
+        Weights, if there are some.
+    is_scalar : bool
+        Whether y came as a single column without an axis of its own.
+    """
+
+    x: torch.Tensor
+    u: torch.Tensor
+    y: torch.Tensor
+    weight: torch.Tensor | None
+    is_scalar: bool
 
 
 class Tokens(NamedTuple):
@@ -257,3 +284,178 @@ def _separate_padding(values):
         i = torch.nonzero(padding.all(-1))[0].item()
         raise ValueError(f"Sequence {i} of X has no token: all of it is NaN padding.")
     return Tokens(torch.where(missing, 0.0, values), ~padding)
+
+
+def check_transitions(estimator, X, y, sample_weight=None, *, reset, allow_nan):
+    """Validate rows [x | u] and next states, and move them to the estimator's device.
+
+    y tells how many columns of X are states. Weights that were not given stay None.
+    """
+    device = resolve_device(estimator.device)
+    dtype = resolve_dtype(estimator.dtype, X, device)
+    finite = "allow-nan" if allow_nan else True
+    if not get_config()["array_api_dispatch"]:
+        X, y = to_numpy(X), to_numpy(y)
+    X, y = validate_data(
+        estimator,
+        X,
+        y,
+        reset=reset,
+        validate_separately=(
+            {"dtype": "numeric", "ensure_all_finite": finite},
+            {"dtype": "numeric", "ensure_all_finite": finite, "ensure_2d": False},
+        ),
+    )
+    check_consistent_length(X, y)
+    if y.ndim > 2:
+        raise ValueError(
+            "y must have shape (n_samples, n_states), a next state in each row; got "
+            f"{tuple(y.shape)}."
+        )
+    if sample_weight is not None:
+        sample_weight = check_weights(sample_weight, X.shape[0])
+        sample_weight = to_tensor(sample_weight, device=device, dtype=dtype)
+    X, y = (to_tensor(part, device=device, dtype=dtype) for part in (X, y))
+    is_scalar = y.ndim == 1
+    y = y.reshape(len(y), -1)
+    n = y.shape[1]
+    if X.shape[1] < n:
+        raise ValueError(
+            f"X has {X.shape[1]} columns, but y has {n}: the first {n} columns of X "
+            "must be the state whose next value is y; inputs follow."
+        )
+    return Transitions(X[:, :n], X[:, n:], y, sample_weight, is_scalar)
+
+
+def check_trajectories(states, inputs):
+    """Return the episodes as pairs (x, u), and the names of states and inputs.
+
+    An episode is an array or a data frame; names are None unless all are data frames.
+    """
+    states = _as_episodes(states, "states")
+    if inputs is None:
+        inputs = [np.empty((max(0, len(x) - 1), 0)) for x in states]
+        names = _common_names([states], "states")
+    else:
+        inputs = _as_episodes(inputs, "inputs")
+        names = _common_names([states, inputs], "states and inputs")
+    if len(states) != len(inputs):
+        raise ValueError(
+            f"There are {len(states)} episodes of states, but {len(inputs)} of inputs."
+        )
+    pairs = []
+    for i, (x, u) in enumerate(zip(states, inputs)):
+        x, u = np.asarray(to_numpy(x)), np.asarray(to_numpy(u))
+        if x.ndim != 2 or u.ndim != 2:
+            raise ValueError(
+                f"Episode {i} has states of shape {x.shape} and inputs of shape "
+                f"{u.shape}; they must be (n_steps + 1, n_states) and (n_steps, "
+                "n_inputs)."
+            )
+        if len(x) < 2:
+            raise ValueError(
+                f"Episode {i} has {len(x)} states; a step needs two, before and after."
+            )
+        if len(u) not in (len(x) - 1, len(x)):
+            raise ValueError(
+                f"Episode {i} has {len(x)} states and {len(u)} inputs; there must be "
+                f"{len(x) - 1} inputs, one for each step, or {len(x)}, of which the "
+                "last one is not used."
+            )
+        pairs.append((x, u[: len(x) - 1]))
+    for position, name in enumerate(("states", "inputs")):
+        widths = sorted({pair[position].shape[1] for pair in pairs})
+        if len(widths) > 1:
+            raise ValueError(
+                f"Episodes have {widths} columns of {name}; all must have the same."
+            )
+    return pairs, names
+
+
+def stack_trajectories(states, inputs=None):
+    """Turn episodes into rows [state | input] and next states, never across episodes.
+
+    A one-step model learns from pairs of what was and what came next. The last state
+    of an episode has no next one, least of all the first of the following episode;
+    shifting a long table by one row would claim so.
+
+    Parameters
+    ----------
+    states : array-like of shape (n_steps + 1, n_states) or \
+            (n_episodes, n_steps + 1, n_states), or list of array-like
+        The states of one episode, of episodes of the same length, or of each of
+        several. Arrays or data frames.
+    inputs : array-like of shape (n_steps, n_inputs) or \
+            (n_episodes, n_steps, n_inputs), or list of array-like, default=None
+        The inputs of each step. With as many inputs as states, the last one is left
+        out. None is no input.
+
+    Returns
+    -------
+    X : ndarray or DataFrame of shape (n_samples, n_states + n_inputs)
+        The state before each step, and the input. A data frame if all episodes are.
+    y : ndarray or DataFrame of shape (n_samples, n_states)
+        The state after it.
+    groups : ndarray of int of shape (n_samples,)
+        The episode of each row, for splitters such as
+        :class:`~sklearn.model_selection.GroupKFold`.
+
+    Raises
+    ------
+    ValueError
+        If there is no episode, an episode has no step, or shapes or the names of
+        columns differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_attn.dynamics import stack_trajectories
+    >>> states = [np.array([[1.0], [2.0], [3.0]]), np.array([[7.0], [8.0]])]
+    >>> inputs = [np.array([[0.1], [0.2]]), np.array([[0.7]])]
+    >>> X, y, groups = stack_trajectories(states, inputs)
+    >>> X
+    array([[1. , 0.1],
+           [2. , 0.2],
+           [7. , 0.7]])
+    >>> y.ravel(), groups
+    (array([2., 3., 8.]), array([0, 0, 1]))
+    """
+    pairs, names = check_trajectories(states, inputs)
+    X = np.concatenate([np.hstack([x[:-1], u]) for x, u in pairs])
+    y = np.concatenate([x[1:] for x, _ in pairs])
+    groups = np.repeat(np.arange(len(pairs)), [len(u) for _, u in pairs])
+    if names is None:
+        return X, y, groups
+    import pandas as pd
+
+    state_names = names[: y.shape[1]]
+    return pd.DataFrame(X, columns=names), pd.DataFrame(y, columns=state_names), groups
+
+
+def _as_episodes(episodes, name):
+    """Return a list of episodes; a single one, or a 3-D array, becomes a list too."""
+    ndim = getattr(episodes, "ndim", None)
+    if ndim == 2:
+        return [episodes]
+    if ndim is not None and ndim != 3 and not is_ragged(episodes):
+        raise ValueError(
+            f"{name} must be an array of one episode (2-D), of several (3-D), or a "
+            f"list of 2-D arrays; got shape {tuple(episodes.shape)}."
+        )
+    episodes = list(episodes)
+    if not episodes:
+        raise ValueError(f"{name} holds no episode; at least one is needed.")
+    return episodes
+
+
+def _common_names(groups, what):
+    """Return the columns that all episodes share, if all of them are data frames."""
+    found = [[getattr(frame, "columns", None) for frame in group] for group in groups]
+    if any(columns is None for group in found for columns in group):
+        return None
+    names = []
+    for group in found:
+        if any(list(columns) != list(group[0]) for columns in group):
+            raise ValueError(f"The columns of {what} differ between the episodes.")
+        names += list(group[0])
+    return names

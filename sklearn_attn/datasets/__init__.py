@@ -1,13 +1,23 @@
-"""Data made on the spot: planted problems of the papers, and bundled images reused."""
+"""Data made on the spot: planted problems, exact simulators, bundled images reused."""
 
+from ._bilinear_systems import (
+    make_bilinear_system,
+    make_bloch_spin,
+    make_boost_converter,
+    make_koopman_lift,
+)
 from ._contextual_tokens import make_contextual_tokens
 from ._digit_needles import make_digit_needles
 from ._tokens import make_digit_bags, make_joint_tokens, make_token_selection
 
 __all__ = [
+    "make_bilinear_system",
+    "make_bloch_spin",
+    "make_boost_converter",
     "make_contextual_tokens",
     "make_digit_bags",
     "make_digit_needles",
     "make_joint_tokens",
+    "make_koopman_lift",
     "make_token_selection",
 ]

@@ -1,0 +1,67 @@
+"""How far the coefficients of least squares are from the truth  (2208.13915).
+
+    interval    vec(C) ~ N(vec(C*), S (x) V),  V = K G K          S: noise covariance
+    fixed       |C - C*| <= s (sqrt n + sqrt d + sqrt(2 log 1/delta)) / sqrt(lmin)
+    dependent   |C - C*| <= s sqrt(8 (n log 5 + 1/2 logdet(I + G/lam) + log 1/delta))
+                            sqrt(1 + lam/lmin) / sqrt(lmin)        lmin = lmin(G)
+
+The last one is the self-normalised bound of a martingale: it holds for trajectories,
+whose features depend on earlier noise, for any lam that is fixed beforehand. lam may
+be chosen among the powers of 2 with the data in hand: a union over them costs
+log(SUM (1 + |k|)^2), since sum_k 1 / (1 + |k|)^2 < SUM.
+"""
+
+import numpy as np
+
+from ._bilinear_system import BilinearSystem
+from ._second_moment import covariance_root
+
+# pi^2 / 3 - 1, rounded up: over all integers k, the sum of 1 / (1 + |k|)^2
+SUM = 2.2899
+# lam is looked for at powers of 2 so far below and above the smallest eigenvalue
+REACH = 40
+
+
+def fixed_design_bound(s, n, G, delta):
+    """Bound the spectral norm of the error for features that are no random numbers."""
+    d = len(G)
+    radius = np.sqrt(n) + np.sqrt(d) + np.sqrt(2 * np.log(1 / delta))
+    return s * radius / np.sqrt(np.linalg.eigvalsh(G)[0])
+
+
+def self_normalized_bound(s, n, G, delta):
+    """Bound the spectral norm of the error for features that depend on the noise."""
+    values = np.linalg.eigvalsh(G)
+    k = np.round(np.log2(values[0])) + np.arange(-REACH, REACH + 1)
+    lam = np.exp2(k)
+    log_det = np.log1p(values / lam[:, None]).sum(1)
+    log_delta = np.log(SUM * (1 + np.abs(k)) ** 2 / delta)
+    squares = 8 * (n * np.log(5) + log_det / 2 + log_delta)
+    return s * np.sqrt((squares * (1 + lam / values[0]) / values[0]).min())
+
+
+def draw_systems(system, rate_cov, V, *, has_input_matrix, n_systems, rng):
+    """Draw systems whose coefficients are as uncertain as the estimate.
+
+    `V` is the covariance of a row of coefficients, in units of the noise variance, in
+    the order of the features [ut (x) x ; u ; 1] as far as they are there.
+    """
+    n, m = system.n_states, system.n_inputs
+    noise = rng.standard_normal((n_systems, n, len(V)))
+    errors = (
+        covariance_root(rate_cov) @ noise @ covariance_root(V).T
+    )  # (n_systems, n, d)
+    n_products = n * (m + 1)
+    in_A = errors[:, :, :n_products].reshape(-1, n, m + 1, n).transpose(0, 2, 1, 3)
+    stop = n_products + m * has_input_matrix
+    in_B, in_b = errors[:, :, n_products:stop], errors[:, :, stop:]
+    return [
+        BilinearSystem(
+            system.A + in_A[i],
+            system.B + in_B[i] if has_input_matrix else system.B,
+            system.intercept + in_b[i, :, 0] if in_b.shape[2] else system.intercept,
+            system.noise_cov,
+            system.dt,
+        )
+        for i in range(n_systems)
+    ]

@@ -1,0 +1,215 @@
+"""Second moments of x+ = A(u) x under random u:  vec S+ = At vec S  (2208.13915).
+
+    At = E[A(u) (x) A(u)] = sum_jk M_jk A_j (x) A_k,   M = E[ut ut'], ut = [1 ; u]
+       = sum_i F_i (x) F_i,      M = sum_i l_i v_i v_i',  F_i = sqrt(l_i) sum_j v_ij A_j
+
+The system is mean-square stable if and only if the spectral radius of At is below 1.
+Applied to a matrix, At costs two products with each F_i: S -> sum_i F_i S F_i'.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import solve
+from scipy.sparse.linalg import ArpackError, LinearOperator, eigs, gmres
+
+# Up to here the n^2 x n^2 matrix is small, and its eigenvalues take milliseconds.
+DENSE = 20
+# How many of the eigenvalues are computed where there is no matrix.
+LEADING = 6
+POWER_ITERATIONS = 2000
+SOLVE_TOLERANCE = 1e-13
+GMRES_MEMORY, GMRES_RESTARTS = 60, 50
+# Nodes of the tensor quadrature over Gaussian inputs, all dimensions together.
+MOST_NODES = 5000
+
+
+def moment_factors(matrices, M):
+    """Return the F_i of M = E[ut ut'] and the matrices of ut."""
+    weights, vectors = np.linalg.eigh(M)
+    kept = weights > weights[-1] * len(M) * np.finfo(float).eps
+    roots = vectors[:, kept] * np.sqrt(weights[kept])
+    return np.einsum("ji,jab->iab", roots, matrices)
+
+
+def covariance_root(cov):
+    """Return R with R R' = cov, which may be singular."""
+    variances, axes = np.linalg.eigh(cov)
+    return axes * np.sqrt(np.maximum(variances, 0.0))
+
+
+def gaussian_nodes(mean, cov):
+    """Return nodes and weights:  E f(u) = sum_q w_q f(u_q) for u ~ N(mean, cov).
+
+    Gauss and Hermite's rule along each principal axis; in many dimensions, where this
+    takes too many nodes, two points on each axis, exact to the third degree.
+    """
+    variances, axes = np.linalg.eigh(cov)
+    kept = variances > variances.max(initial=0.0) * len(cov) * np.finfo(float).eps
+    axes = axes[:, kept] * np.sqrt(variances[kept])  # (m, r)
+    r = axes.shape[1]
+    if r == 0:
+        return mean[None], np.ones(1)
+    per_axis = int(MOST_NODES ** (1 / r))
+    if per_axis < 3:
+        points = np.sqrt(r) * np.vstack([np.eye(r), -np.eye(r)])
+        return mean + points @ axes.T, np.full(2 * r, 0.5 / r)
+    x, w = np.polynomial.hermite_e.hermegauss(min(per_axis, 15))
+    grids = np.meshgrid(*[x] * r, indexing="ij")
+    weights = np.prod(np.meshgrid(*[w / w.sum()] * r, indexing="ij"), axis=0).ravel()
+    points = np.stack([grid.ravel() for grid in grids], axis=1)
+    return mean + points @ axes.T, weights
+
+
+@dataclass(frozen=True)
+class AugmentedOperator:
+    """The operator S -> sum_i F_i S F_i' that moves second moments one step on.
+
+    Attributes
+    ----------
+    factors : ndarray of shape (n_factors, n_states, n_states)
+        The matrices F_i.
+
+    See Also
+    --------
+    BilinearSystem.augmented_operator : Makes it for a system and its inputs.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_attn.dynamics import AugmentedOperator
+    >>> operator = AugmentedOperator(np.array([[[0.6]], [[0.3]]]))
+    >>> round(float(operator.spectral_radius()), 4)
+    0.45
+    """
+
+    factors: np.ndarray
+
+    def __call__(self, S):
+        """Move a second moment one step on.
+
+        Parameters
+        ----------
+        S : ndarray of shape (n_states, n_states)
+            A second moment of the state.
+
+        Returns
+        -------
+        ndarray of shape (n_states, n_states)
+            That of the next state.
+        """
+        F = self.factors
+        return np.matmul(F @ S, F.transpose(0, 2, 1)).sum(0)
+
+    def matrix(self):
+        """Return the matrix of the operator, of n_states^4 numbers.
+
+        Returns
+        -------
+        ndarray of shape (n_states**2, n_states**2)
+            The sum of F_i (x) F_i, which acts on row-wise vectors of matrices.
+        """
+        n = self.factors.shape[1]
+        return np.einsum("iab,icd->acbd", self.factors, self.factors).reshape(n * n, -1)
+
+    def eigenvalues(self):
+        """Return eigenvalues, the largest moduli first.
+
+        Returns
+        -------
+        ndarray of complex
+            All n_states**2 of them up to 20 states; for more, the leading ones, by
+            Arnoldi's method without the matrix.
+        """
+        n = self.factors.shape[1]
+        if n <= DENSE:
+            values = np.linalg.eigvals(self.matrix()).astype(complex)
+        else:
+            try:
+                values = self._arnoldi(LEADING)
+            except ArpackError:
+                values = np.array([self._power_iteration()], dtype=complex)
+        return values[np.argsort(-np.abs(values))]
+
+    def spectral_radius(self):
+        """Return the largest modulus of an eigenvalue.
+
+        Returns
+        -------
+        float
+            Below 1 if and only if the system is mean-square stable.
+        """
+        n = self.factors.shape[1]
+        if n <= DENSE:
+            return float(np.abs(np.linalg.eigvals(self.matrix())).max(initial=0.0))
+        if not self(np.eye(n)).any():
+            return 0.0
+        try:
+            return float(np.abs(self._arnoldi(1)).max())
+        except ArpackError:
+            return self._power_iteration()
+
+    def solve(self, Q):
+        """Return the fixed point S = Q + sum_i F_i S F_i'.
+
+        Parameters
+        ----------
+        Q : ndarray of shape (n_states, n_states)
+            What is added to the second moment in each step.
+
+        Returns
+        -------
+        ndarray of shape (n_states, n_states)
+            The second moment that stays, if the spectral radius is below 1.
+
+        Raises
+        ------
+        ValueError
+            If the fixed point was not found, as the spectral radius is 1 or nearly so.
+        """
+        n = self.factors.shape[1]
+        if n <= DENSE:
+            S = solve(np.eye(n * n) - self.matrix(), Q.ravel()).reshape(n, n)
+            return (S + S.T) / 2
+
+        def residual(vector):
+            S = vector.reshape(n, n)
+            return (S - self(S)).ravel()
+
+        vector, failed = gmres(
+            LinearOperator((n * n, n * n), residual, dtype=float),
+            Q.ravel(),
+            rtol=SOLVE_TOLERANCE,
+            restart=GMRES_MEMORY,
+            maxiter=GMRES_RESTARTS,
+        )
+        if failed:
+            raise ValueError(
+                "The second moment that stays was not found: the spectral radius of "
+                f"the augmented operator is {self.spectral_radius():.6g}, too near 1."
+            )
+        S = vector.reshape(n, n)
+        return (S + S.T) / 2
+
+    def _arnoldi(self, k):
+        n = self.factors.shape[1]
+        operator = LinearOperator(
+            (n * n, n * n), lambda v: self(v.reshape(n, n)).ravel(), dtype=float
+        )
+        # the leading eigenvector is a positive semidefinite matrix: identity is near
+        start = np.eye(n).ravel()
+        return eigs(operator, k=k, v0=start, return_eigenvectors=False)
+
+    def _power_iteration(self):
+        """Growth of the identity, where Arnoldi's method finds too many directions."""
+        S, log_growth, half = np.eye(self.factors.shape[1]), 0.0, 0.0
+        for step in range(POWER_ITERATIONS):
+            S = self(S)
+            size = np.trace(S)
+            if size == 0:
+                return 0.0
+            S /= size
+            log_growth += np.log(size)
+            if step == POWER_ITERATIONS // 2 - 1:
+                half = log_growth
+        return float(np.exp((log_growth - half) / (POWER_ITERATIONS // 2)))

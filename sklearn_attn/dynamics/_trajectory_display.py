@@ -1,0 +1,284 @@
+"""Measured and simulated states over time, with the band that the estimate leaves."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .._arrays import to_numpy
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.collections import PolyCollection
+    from matplotlib.figure import Figure, SubFigure
+    from matplotlib.lines import Line2D
+
+# Okabe and Ito's palette: told apart by colour-blind readers too.
+MEASURED_COLOR, SIMULATED_COLOR, INPUT_COLOR = "black", "#D55E00", "#0072B2"
+BAND_ALPHA = 0.25
+WIDTH, HEIGHT = 8.0, 1.9  # inches, the height of one axes
+
+
+class TrajectoryDisplay:
+    """Picture of a free run beside what was measured, a state per axes.
+
+    The band holds a share of the runs of systems that are drawn from the distribution
+    of the estimate, with noise of the estimated size: where the state is to be
+    expected, given the initial state and the inputs.
+
+    Build it with :meth:`from_estimator`.
+
+    Parameters
+    ----------
+    times : ndarray of shape (n_steps + 1,)
+        Times of the states.
+    simulated : ndarray of shape (n_steps + 1, n_states)
+        The free run.
+    measured : ndarray of shape (n_steps + 1, n_states), default=None
+        What was measured.
+    low, high : ndarray of shape (n_steps + 1, n_states), default=None
+        The ends of the band.
+    inputs : ndarray of shape (n_steps, n_inputs), default=None
+        The inputs, drawn below the states.
+    level : float, default=None
+        Share of the runs within the band, for the legend.
+    state_names, input_names : list of str, default=None
+        Names for the axes.
+    time_name : str, default="step"
+        Name of the time axis.
+
+    Attributes
+    ----------
+    axes_ : ndarray of matplotlib.axes.Axes
+        The axes, one for each state, and one for the inputs where they are drawn.
+    figure_ : matplotlib.figure.Figure
+        Their figure.
+    simulated_lines_, measured_lines_ : list of matplotlib.lines.Line2D
+        The curves.
+    bands_ : list of matplotlib.collections.PolyCollection
+        The bands.
+
+    See Also
+    --------
+    BilinearSystemIdentifier : Fits the system that is simulated.
+    StabilityDisplay : How large inputs may become.
+
+    Examples
+    --------
+    >>> from sklearn_attn.datasets import make_boost_converter
+    >>> from sklearn_attn.dynamics import BilinearSystemIdentifier, TrajectoryDisplay
+    >>> X, y = make_boost_converter(3000, noise=0.01, random_state=0)
+    >>> model = BilinearSystemIdentifier(fit_intercept=True).fit(X[:2000], y[:2000])
+    >>> display = TrajectoryDisplay.from_estimator(
+    ...     model, X[2000:, :2], X[2000:, 2:], state_names=["current", "voltage"])
+    >>> len(display.axes_)
+    2
+    """
+
+    axes_: np.ndarray
+    figure_: "Figure | SubFigure"
+    simulated_lines_: "list[Line2D]"
+    measured_lines_: "list[Line2D]"
+    bands_: "list[PolyCollection]"
+
+    def __init__(
+        self,
+        times: Any,
+        simulated: Any,
+        *,
+        measured: Any = None,
+        low: Any = None,
+        high: Any = None,
+        inputs: Any = None,
+        level: float | None = None,
+        state_names: Any = None,
+        input_names: Any = None,
+        time_name: str = "step",
+    ) -> None:
+        self.times = times
+        self.simulated = simulated
+        self.measured = measured
+        self.low = low
+        self.high = high
+        self.inputs = inputs
+        self.level = level
+        self.state_names = state_names
+        self.input_names = input_names
+        self.time_name = time_name
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        states: Any,
+        inputs: Any,
+        *,
+        level: float | None = 0.95,
+        n_systems: int = 100,
+        random_state: Any = 0,
+        show_inputs: bool = False,
+        state_names: Any = None,
+        input_names: Any = None,
+        dt: float | None = None,
+        time_name: str | None = None,
+        axes: Any = None,
+    ) -> "TrajectoryDisplay":
+        """Run a fitted model freely from the first measured state, and draw.
+
+        Parameters
+        ----------
+        estimator : BilinearSystemIdentifier
+            A fitted model.
+        states : array-like of shape (n_steps + 1, n_states) or (n_states,)
+            Measured states. The first alone draws what is to be expected.
+        inputs : array-like of shape (n_steps, n_inputs)
+            The inputs of each step. With as many inputs as states, the last is left
+            out.
+        level : float, default=0.95
+            Share of the runs within the band. None draws no band.
+        n_systems : int, default=100
+            Number of runs for the band.
+        random_state : int, RandomState instance or None, default=0
+            Seed of the runs.
+        show_inputs : bool, default=False
+            Whether to draw the inputs too.
+        state_names, input_names : list of str, default=None
+            Names for the axes. None takes those of the columns that the model saw.
+        dt : float, default=None
+            Time of a step. None takes that of a model in continuous time, or 1.
+        time_name : str, default=None
+            Name of the time axis. None is "time" if there is a `dt`, else "step".
+        axes : array of matplotlib Axes, default=None
+            Where to draw, one for each state and one for inputs that are shown. None
+            makes a figure.
+
+        Returns
+        -------
+        TrajectoryDisplay
+            The display, drawn.
+
+        Raises
+        ------
+        ValueError
+            If shapes do not fit, `level` is not between 0 and 1, or a run overflows.
+        """
+        if level is not None and not 0 < level < 1:
+            raise ValueError(f"level must be between 0 and 1; got {level!r}.")
+        x, u = (np.asarray(to_numpy(part), dtype=float) for part in (states, inputs))
+        x0 = x if x.ndim == 1 else x[0]
+        measured = x if x.ndim == 2 and len(x) > 1 else None
+        if measured is not None and len(u) == len(x):
+            u = u[:-1]
+        if measured is not None and len(u) != len(x) - 1:
+            raise ValueError(
+                f"There are {len(x)} states and {len(u)} inputs; there must be one "
+                "input for each step between states."
+            )
+        simulated = np.asarray(to_numpy(estimator.simulate(x0, u)))
+        low = high = None
+        if level is not None:
+            low, high = _band(estimator, x0, u, level, n_systems, random_state)
+        dt = dt or estimator.system_.dt
+        names = getattr(estimator, "feature_names_in_", None)
+        n = simulated.shape[1]
+        if names is not None:
+            state_names = names[:n] if state_names is None else state_names
+            input_names = names[n:] if input_names is None else input_names
+        display = cls(
+            np.arange(len(simulated)) * (dt or 1.0),
+            simulated,
+            measured=measured,
+            low=low,
+            high=high,
+            inputs=u if show_inputs else None,
+            level=level,
+            state_names=state_names,
+            input_names=input_names,
+            time_name=time_name or ("time" if dt else "step"),
+        )
+        return display.plot(axes)
+
+    def plot(self, axes: Any = None) -> "TrajectoryDisplay":
+        """Draw, or draw again.
+
+        Parameters
+        ----------
+        axes : array of matplotlib Axes, default=None
+            Where to draw, one for each state and one for inputs that are shown. None
+            makes a figure.
+
+        Returns
+        -------
+        TrajectoryDisplay
+            The display itself.
+        """
+        import matplotlib.pyplot as plt
+
+        n_states = self.simulated.shape[1]
+        n_axes = n_states + (self.inputs is not None)
+        if axes is None:
+            _, axes = plt.subplots(
+                n_axes,
+                sharex=True,
+                squeeze=False,
+                figsize=(WIDTH, 0.8 + HEIGHT * n_axes),
+                layout="constrained",
+            )
+        self.axes_ = np.ravel(axes)
+        if len(self.axes_) != n_axes:
+            raise ValueError(f"{n_axes} axes are needed; got {len(self.axes_)}.")
+        self.figure_ = self.axes_[0].figure
+        self.simulated_lines_, self.measured_lines_, self.bands_ = [], [], []
+        for j, ax in enumerate(self.axes_[:n_states]):
+            self._draw_state(ax, j)
+        if self.inputs is not None:
+            self._draw_inputs(self.axes_[-1])
+        for ax in self.axes_:
+            ax.spines[["top", "right"]].set_visible(False)
+        self.axes_[-1].set_xlabel(self.time_name)
+        self.axes_[0].legend(
+            loc="lower right", bbox_to_anchor=(1, 1), ncols=3, frameon=False
+        )
+        return self
+
+    def _draw_state(self, ax: "Axes", j: int) -> None:
+        if self.low is not None:
+            band = ax.fill_between(
+                self.times,
+                self.low[:, j],
+                self.high[:, j],
+                color=SIMULATED_COLOR,
+                alpha=BAND_ALPHA,
+                lw=0,
+                label=f"{self.level:.0%} of runs" if self.level else "band",
+            )
+            self.bands_.append(band)
+        if self.measured is not None:
+            (line,) = ax.plot(self.times, self.measured[:, j], color=MEASURED_COLOR)
+            line.set(lw=1.8, label="measured")
+            self.measured_lines_.append(line)
+        (line,) = ax.plot(self.times, self.simulated[:, j], color=SIMULATED_COLOR)
+        line.set(lw=1.2, ls="--", label="simulated")
+        self.simulated_lines_.append(line)
+        ax.set_ylabel(f"x{j}" if self.state_names is None else self.state_names[j])
+
+    def _draw_inputs(self, ax: "Axes") -> None:
+        names = self.input_names
+        if names is None:
+            names = [f"u{k}" for k in range(self.inputs.shape[1])]
+        for name, values in zip(names, self.inputs.T):
+            held = np.append(values, values[-1:])
+            color = INPUT_COLOR if len(names) == 1 else None
+            ax.step(self.times, held, where="post", label=name, color=color)
+        if len(names) == 1:
+            ax.set_ylabel(names[0])
+        else:
+            ax.set_ylabel("inputs")
+            ax.legend(frameon=False)
+
+
+def _band(estimator, x0, u, level, n_systems, random_state):
+    """Return quantiles of the runs of systems drawn from the estimate."""
+    systems = estimator.sample_systems(n_systems, random_state=random_state)
+    rng = np.random.RandomState(random_state if isinstance(random_state, int) else None)
+    runs = [system.simulate(x0, u, noise=True, random_state=rng) for system in systems]
+    return np.quantile(runs, [(1 - level) / 2, (1 + level) / 2], axis=0)
