@@ -27,6 +27,7 @@ from sklearn_attn.attention import (
     PromptAttentionRegressor,
     SelfAttentionClassifier,
 )
+from sklearn_attn.dynamics import BilinearSystemIdentifier
 from sklearn_attn.preprocessing import FeatureTokenizer, PatchTokenizer, WindowTokenizer
 
 ESTIMATORS = dict(all_estimators())
@@ -52,6 +53,14 @@ VARIANTS = {
         {"method": "three-step"},
         {"method": "three-step", "head": "least-squares"},
         {"method": "three-step", "head": "mean", "standardize": "feature"},
+    ],
+    BilinearSystemIdentifier: [
+        {"fit_intercept": True, "alpha": 0.1},
+        {"solver": "tsqr", "missing": "drop"},
+        {"solver": "lstsq", "block_size": 7},
+        {"time": "continuous", "dt": 0.1},
+        {"time": "continuous", "dt": 0.1, "derivative": "euler"},
+        {"uncertainty": False, "dtype": "float64"},
     ],
     LinearAttentionClassifier: [{"standardize": "feature"}],
     MeanTokenClassifier: [{"class_weight": "balanced"}],
@@ -120,8 +129,9 @@ def check_name(check):
 
 def pipelines():
     """Attention over several tokens, on the two-dimensional data of the checks."""
-    predictors = [cls for cls in ESTIMATORS.values() if hasattr(cls, "predict")]
-    for cls in predictors:
+    for cls in ESTIMATORS.values():
+        if not hasattr(cls, "predict") or "n_tokens" not in cls().get_params():
+            continue  # no estimator of tokens
         for parameters in ON_FEATURE_TOKENS.get(cls, [{}]):
             yield make_pipeline(FeatureTokenizer(), cls(**parameters))
 
@@ -246,7 +256,8 @@ def test_a_fit_on_the_gpu_equals_one_on_the_cpu(cls):
     if "device" not in cls().get_params():
         pytest.skip("computes where X lies, and has no device of its own")
     X, y = make_classification(60, n_features=6, random_state=0)
-    methods = [m for m in ("decision_function", "transform") if hasattr(cls, m)]
+    methods = ("decision_function", "transform", "predict")
+    methods = [method for method in methods if hasattr(cls, method)]
     on_cpu, on_gpu = cls().fit(X, y), cls(device="cuda").fit(X, y)
     for method in methods:
         np.testing.assert_allclose(

@@ -2,10 +2,15 @@
 
 import numpy as np
 import pytest
+from scipy.integrate import solve_ivp
 
 from sklearn_attn.datasets import (
+    make_bilinear_system,
+    make_bloch_spin,
+    make_boost_converter,
     make_digit_bags,
     make_joint_tokens,
+    make_koopman_lift,
     make_token_selection,
 )
 
@@ -93,3 +98,99 @@ def test_the_joint_geometry_is_that_of_the_paper():
     assert (X[:, 0] == 0).all()
     np.testing.assert_array_equal(y, [1, -1, 1])
     np.testing.assert_array_equal(selected, 1)
+
+
+def test_random_systems_have_the_radii_and_moments_that_were_asked_for():
+    X, y, system = make_bilinear_system(
+        5000,
+        4,
+        2,
+        radius=0.5,
+        coupling=0.2,
+        input_std=2.0,
+        noise=0.7,
+        input_matrix=True,
+        random_state=0,
+        return_system=True,
+    )
+    radii = np.abs(np.linalg.eigvals(system.A)).max(axis=1)
+    np.testing.assert_allclose(radii, [0.5, 0.2, 0.2])
+    np.testing.assert_array_equal(X[1:, :4], y[:-1])
+    # standard errors of 5000 draws are 1 %
+    np.testing.assert_allclose(X[:, 4:].std(0), 2.0, rtol=0.05)
+    noise = y - system.step(X[:, :4], X[:, 4:])
+    np.testing.assert_allclose(noise.std(0), 0.7, rtol=0.05)
+    assert not make_bilinear_system(3, initial="zero")[0][0, :5].any()
+    assert not make_bilinear_system(3, return_system=True)[2].B.any()
+
+
+@pytest.mark.parametrize(
+    ("make", "rates"),
+    [
+        (
+            make_boost_converter,
+            lambda x, u: [
+                (12 - (1 - u[0]) * x[1]) / 1e-3,
+                ((1 - u[0]) * x[0] - x[1] / 10) / 100e-6,
+            ],
+        ),
+        (
+            make_bloch_spin,
+            lambda x, u: np.cross(x, [*u, 1]) - [x[0] / 0.5, x[1] / 0.5, x[2] - 1],
+        ),
+        (
+            make_koopman_lift,
+            lambda x, u: [
+                -0.3 * x[0] + u[0],
+                -(x[1] - x[0] ** 2),
+                2 * x[0] * (-0.3 * x[0] + u[0]),
+            ],
+        ),
+    ],
+)
+def test_physical_systems_solve_their_equations(make, rates):
+    X, y, system = make(40, random_state=0, return_system=True)
+    n = y.shape[1]
+    np.testing.assert_array_equal(X[1:, :n], y[:-1])
+    changes = np.flatnonzero((np.diff(X[:, n:], axis=0) != 0).any(1)) + 1
+    assert set(changes % changes[0]) == {0}  # inputs are held
+    for row, after in zip(X, y):
+        flow = solve_ivp(
+            lambda _, x, u=row[n:]: rates(x, u),
+            (0, system.dt),
+            row[:n],
+            rtol=1e-10,
+            atol=1e-12,
+        )
+        np.testing.assert_allclose(after, flow.y[:, -1], rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "make", [make_boost_converter, make_bloch_spin, make_koopman_lift]
+)
+def test_noise_is_added_to_physical_systems_in_each_step(make):
+    X, y, system = make(3000, noise=0.1, random_state=0, return_system=True)
+    n = y.shape[1]
+    noise = y - system.step(X[:, :n], X[:, n:])
+    np.testing.assert_allclose(noise.std(0), 0.1, rtol=0.08)
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments", "message"),
+    [
+        (make_bilinear_system, {"n_states": 0}, "n_states must be at least 1; got 0"),
+        (make_bilinear_system, {"initial": "one"}, "'normal' or 'zero'; got 'one'"),
+        (make_boost_converter, {"duty": (0.5, 1.0)}, "interval within"),
+        (make_boost_converter, {"hold": 0}, "hold must be at least 1"),
+        (make_bloch_spin, {"relaxation": (1.0, 0.0)}, "relaxation must be positive"),
+        (make_koopman_lift, {"dt": 0.0}, "dt must be positive"),
+    ],
+)
+def test_systems_that_cannot_be_are_refused(make, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make(**arguments)
+
+
+def test_the_converter_starts_from_rest():
+    X, _, system = make_boost_converter(50, random_state=0, return_system=True)
+    np.testing.assert_allclose(system.step(X[0, :2], [0.2]), X[0, :2], atol=1e-12)

@@ -869,10 +869,11 @@ class BilinearSystemIdentifier(MultiOutputMixin, RegressorMixin, BaseEstimator):
     def _add(self, X, design, moments):
         """Solve for all rows seen so far."""
         answer = solve_moments(design, moments, self.alpha)
+        self._keep(X, design, moments, answer)
         if moments.n_rows >= design.n_features and self.alpha == 0:
             if answer.rank < design.n_features:
                 warnings.warn(
-                    self._describe_dependence(answer), UserWarning, stacklevel=4
+                    self._describe_dependence(answer), UserWarning, stacklevel=2
                 )
             elif answer.solver == "gram" and not is_well_conditioned(answer, moments):
                 warnings.warn(
@@ -880,9 +881,9 @@ class BilinearSystemIdentifier(MultiOutputMixin, RegressorMixin, BaseEstimator):
                     f"{answer.equilibrated_condition:.2g} after scaling), so that more "
                     "than half of the digits are lost. Use solver='tsqr'.",
                     UserWarning,
-                    stacklevel=4,
+                    stacklevel=2,
                 )
-        return self._keep(X, design, moments, answer)
+        return self
 
     def _keep(self, X, design, moments, answer):
         """Copy the answer into attributes."""
@@ -927,7 +928,6 @@ class BilinearSystemIdentifier(MultiOutputMixin, RegressorMixin, BaseEstimator):
         # in tuples: what is in them has no part in array-API dispatch
         self._design, self._moments, self._answer = design, moments, answer
         self._alpha_used = self.alpha
-        return self
 
     def _has_noise(self):
         noise_cov = getattr(self, "noise_cov_", None)
