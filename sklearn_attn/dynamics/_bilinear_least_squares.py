@@ -10,7 +10,7 @@ next block. The factor keeps the digits that gram, its square, loses.
 In continuous time, y is (x+ - x) / dt, and x in phi is the midpoint (x+ + x) / 2.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -183,7 +183,8 @@ class Moments:
         )
 
 
-class LeastSquares(NamedTuple):
+@dataclass(frozen=True)
+class LeastSquares:
     """Coefficients, and what is known of them.
 
     Attributes
@@ -270,11 +271,11 @@ def least_squares(
     if solver == "lstsq":
         blocks = design.blocks(rows, block_size, dtype)
         Z = torch.cat([block.Z.clone() for block in blocks], 1).T.cpu().double().numpy()
-        answer = _solve_factor(design, Z, alpha, max(Z.shape))._replace(solver="lstsq")
+        answer = replace(_solve_factor(design, Z, alpha, max(Z.shape)), solver="lstsq")
     elif solver == "tsqr":
         if moments.factor is None:
             again = accumulate(design, rows, block_size, dtype, factor=True)
-            moments = Moments(**vars(moments) | {"factor": again.factor})
+            moments = replace(moments, factor=again.factor)
         answer = solve_moments(design, moments, alpha)
     elif solver == "gram":
         answer = solve_moments(design, moments, alpha)
@@ -282,7 +283,7 @@ def least_squares(
     cancelled = np.diag(answer.residual) < CANCELLED * moments.eps * total
     if exact_residuals and answer.solver == "gram" and cancelled.any():
         residual = residual_moments(design, rows, answer.coef, block_size, dtype)
-        answer = answer._replace(residual=residual)
+        answer = replace(answer, residual=residual)
     return moments, answer
 
 
@@ -389,7 +390,8 @@ def solve_moments(design, moments, alpha=0.0):
     C = answer.coef
     cross = C @ gram[:d, d:]
     residual = gram[d:, d:] - cross - cross.T + C @ gram[:d, :d] @ C.T
-    return answer._replace(
+    return replace(
+        answer,
         residual=_semidefinite(residual),
         degrees=_degrees(answer, penalty),
     )
@@ -414,8 +416,8 @@ def _solve_factor(design, factor, alpha, n_rows):
     kept = roots > n_rows * np.finfo(float).eps * roots.max(initial=0.0)
     answer = _minimum_norm(roots, V, projected, kept, scale, solver="tsqr")
     errors = factor[:, d:] - factor[:, :d] @ answer.coef.T
-    return answer._replace(
-        residual=errors.T @ errors, degrees=_degrees(answer, penalty)
+    return replace(
+        answer, residual=errors.T @ errors, degrees=_degrees(answer, penalty)
     )
 
 

@@ -925,7 +925,6 @@ class BilinearSystemIdentifier(MultiOutputMixin, RegressorMixin, BaseEstimator):
         self.rank_ = answer.rank
         self.condition_number_ = answer.condition
         self.solver_used_ = answer.solver
-        # in tuples: what is in them has no part in array-API dispatch
         self._design, self._moments, self._answer = design, moments, answer
         self._alpha_used = self.alpha
 
