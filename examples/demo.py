@@ -21,7 +21,8 @@ import matplotlib
 matplotlib.use("agg")  # pictures go to files
 import matplotlib.pyplot as plt
 import pandas as pd
-from demo_jobs import N_SETTINGS, attention_svm, prompt_attention
+from demo_jobs import N_SETTINGS, attention_svm, bilinear, prompt_attention
+from demo_jobs.bilinear import converter
 from demo_jobs.prompt_attention import digit_needles
 from demo_jobs.tasks import breast_cancer, digit_bags
 
@@ -32,8 +33,9 @@ TASKS = {
     digit_bags: {"n_train": 200, "n_test": 200, "n_folds": 5},
     breast_cancer: {"n_folds": 3},
     digit_needles: {"n_train": 200, "n_test": 200, "n_folds": 3},
+    converter: {"n_train": 500, "n_test": 500, "n_folds": 3},
 }
-ESTIMATORS = [attention_svm, prompt_attention]
+ESTIMATORS = [attention_svm, prompt_attention, bilinear]
 
 PROTOCOL = (
     "All are fitted to the same folds. On the training samples of each, each is tuned\n"
@@ -56,7 +58,7 @@ img {{ max-width: 100%; }}
 <h1>Comparison</h1>
 <p>{protocol}</p>
 {sections}
-<img src="{picture}" alt="Accuracy and time to fit of each candidate">
+<img src="{picture}" alt="Score and time to fit of each candidate">
 """
 
 
@@ -101,7 +103,7 @@ def run(tasks, output, n_jobs):
             task.X,
             task.y,
             cv=task.cv,
-            scoring="accuracy",
+            scoring=task.scoring,
             n_jobs=n_jobs,
             return_estimators=True,
         )

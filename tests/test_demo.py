@@ -7,7 +7,8 @@ import demo
 import numpy as np
 import pandas as pd
 import pytest
-from demo_jobs import N_SETTINGS, attention_svm, prompt_attention
+from demo_jobs import N_SETTINGS, attention_svm, bilinear, prompt_attention
+from demo_jobs.bilinear import converter
 from demo_jobs.mi_svm import MISVMClassifier
 from demo_jobs.prompt_attention import digit_needles
 from demo_jobs.tasks import breast_cancer, digit_bags
@@ -16,16 +17,26 @@ from sklearn.model_selection import ParameterGrid
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 PIXELS = 64
-PICTURES = {"comparison.png", "attention.png", "prompt_attention.png"}
-ESTIMATORS = [attention_svm, prompt_attention]
-ALL_TASKS = ["digit_bags", "breast_cancer", "digit_needles"]
+PICTURES = {
+    "comparison.png",
+    "attention.png",
+    "prompt_attention.png",
+    "converter.png",
+}
+ESTIMATORS = [attention_svm, prompt_attention, bilinear]
+ALL_TASKS = ["digit_bags", "breast_cancer", "digit_needles", "converter"]
 TABLES = {"comparison.csv", "comparison.html"}
 
 
 @pytest.fixture(scope="module")
 def tiny_tasks():
     sizes = {"n_train": 40, "n_test": 20, "n_folds": 1}
-    return [digit_bags(**sizes), breast_cancer(**sizes), digit_needles(**sizes)]
+    return [
+        digit_bags(**sizes),
+        breast_cancer(**sizes),
+        digit_needles(**sizes),
+        converter(**sizes),
+    ]
 
 
 @pytest.fixture(scope="module")

@@ -28,9 +28,10 @@ class Task:
     title: str
     X: object
     y: object
-    n_tokens: int  # in a row of X
     cv: object
     baselines: dict
+    n_tokens: int = 1  # in a row of X
+    scoring: str = "accuracy"
 
 
 def tuned(estimator, **grid):
