@@ -35,6 +35,9 @@ class Transitions(NamedTuple):
         Next states.
     weight : torch.Tensor of shape (n_samples,) or None
         Weights, if there are some.
+    dtype : torch.dtype
+        What to compute in. On the CPU, the others may be in another dtype: they are
+        converted piece by piece.
     is_scalar : bool
         Whether y came as a single column without an axis of its own.
     """
@@ -43,6 +46,7 @@ class Transitions(NamedTuple):
     u: torch.Tensor
     y: torch.Tensor
     weight: torch.Tensor | None
+    dtype: torch.dtype
     is_scalar: bool
 
 
@@ -294,17 +298,17 @@ def check_transitions(estimator, X, y, sample_weight=None, *, reset, allow_nan):
     device = resolve_device(estimator.device)
     dtype = resolve_dtype(estimator.dtype, X, device)
     finite = "allow-nan" if allow_nan else True
+    # under dispatch scikit-learn takes no list of dtypes; all namespaces have these two
+    numbers = "numeric"
     if not get_config()["array_api_dispatch"]:
-        X, y = to_numpy(X), to_numpy(y)
+        X, y, numbers = to_numpy(X), to_numpy(y), [np.float64, np.float32]
+    rules = {"dtype": numbers, "ensure_all_finite": finite}
     X, y = validate_data(
         estimator,
         X,
         y,
         reset=reset,
-        validate_separately=(
-            {"dtype": "numeric", "ensure_all_finite": finite},
-            {"dtype": "numeric", "ensure_all_finite": finite, "ensure_2d": False},
-        ),
+        validate_separately=(rules, rules | {"ensure_2d": False}),
     )
     check_consistent_length(X, y)
     if y.ndim > 2:
@@ -312,10 +316,11 @@ def check_transitions(estimator, X, y, sample_weight=None, *, reset, allow_nan):
             "y must have shape (n_samples, n_states), a next state in each row; got "
             f"{tuple(y.shape)}."
         )
+    stored = None if device.type == "cpu" else dtype
     if sample_weight is not None:
         sample_weight = check_weights(sample_weight, X.shape[0])
-        sample_weight = to_tensor(sample_weight, device=device, dtype=dtype)
-    X, y = (to_tensor(part, device=device, dtype=dtype) for part in (X, y))
+        sample_weight = to_tensor(sample_weight, device=device, dtype=stored)
+    X, y = (to_tensor(part, device=device, dtype=stored) for part in (X, y))
     is_scalar = y.ndim == 1
     y = y.reshape(len(y), -1)
     n = y.shape[1]
@@ -324,7 +329,7 @@ def check_transitions(estimator, X, y, sample_weight=None, *, reset, allow_nan):
             f"X has {X.shape[1]} columns, but y has {n}: the first {n} columns of X "
             "must be the state whose next value is y; inputs follow."
         )
-    return Transitions(X[:, :n], X[:, n:], y, sample_weight, is_scalar)
+    return Transitions(X[:, :n], X[:, n:], y, sample_weight, dtype, is_scalar)
 
 
 def check_trajectories(states, inputs):
@@ -449,10 +454,13 @@ def _as_episodes(episodes, name):
 
 
 def _common_names(groups, what):
-    """Return the columns that all episodes share, if all of them are data frames."""
-    found = [[getattr(frame, "columns", None) for frame in group] for group in groups]
-    if any(columns is None for group in found for columns in group):
+    """Return the columns that all episodes share, if all are frames of pandas."""
+    frames = [frame for group in groups for frame in group]
+    if not all(
+        hasattr(frame, "iloc") and hasattr(frame, "columns") for frame in frames
+    ):
         return None
+    found = [[frame.columns for frame in group] for group in groups]
     names = []
     for group in found:
         if any(list(columns) != list(group[0]) for columns in group):

@@ -37,7 +37,8 @@ class Rows(NamedTuple):
     Attributes
     ----------
     x, u, y : torch.Tensor of shape (n_samples, n_states or n_inputs)
-        State, input and next state in each row; no y where it is to be predicted.
+        State, input and next state in each row, in any dtype; no y where it is to be
+        predicted.
     weight : torch.Tensor of shape (n_samples,) or None
         Weights; None is 1 for each.
     drop : bool
@@ -267,7 +268,7 @@ def least_squares(
         answer = None if few else solve_moments(design, moments, alpha)
         if few or not is_well_conditioned(answer, moments):
             solver = "lstsq" if few else "tsqr"
-            rows, dtype = _in_double(rows), torch.float64
+            rows, dtype = _at_home(rows), torch.float64
     if solver == "lstsq":
         blocks = design.blocks(rows, block_size, dtype)
         Z = torch.cat([block.Z.clone() for block in blocks], 1).T.cpu().double().numpy()
@@ -489,10 +490,8 @@ def _home(device):
     return torch.device("cpu") if device.type == "mps" else device
 
 
-def _in_double(rows):
-    """Return the rows in float64."""
-    like = {"device": _home(rows.x.device), "dtype": torch.float64}
-    moved = {name: getattr(rows, name).to(**like) for name in ("x", "u", "y")}
-    if rows.weight is not None:
-        moved["weight"] = rows.weight.to(**like)
-    return rows._replace(**moved)
+def _at_home(rows):
+    """Return the rows where there is float64."""
+    home = _home(rows.x.device)
+    tensors = (None if part is None else part.to(home) for part in rows[:4])
+    return Rows(*tensors, rows.drop)

@@ -32,6 +32,10 @@ HIGHEST_LEVEL = 1e12
 LEVEL_TOLERANCE = 1e-10
 
 
+class StateOverflowError(ValueError, OverflowError):
+    """A simulated state is beyond what a float can hold."""
+
+
 class Stability(NamedTuple):
     """How a system behaves under random inputs.
 
@@ -64,7 +68,7 @@ class Stability(NamedTuple):
     critical_input_level: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BilinearSystem:
     """A system whose inputs drive the state and multiply it as well.
 
@@ -221,9 +225,13 @@ class BilinearSystem:
         ndarray of shape (..., n_states)
             The states one step later.
         """
-        x = np.asarray(x, dtype=float)
-        L = self.transition(u)
-        after = np.matmul(L[..., :-1, :-1], x[..., None])[..., 0] + L[..., :-1, -1]
+        x, u = np.asarray(x, dtype=float), np.asarray(u, dtype=float)
+        if self.dt is None:  # without a matrix for each input
+            after = self.features(x, u) @ np.hstack(self.A).T + u @ self.B.T
+            after = after + self.intercept
+        else:
+            L = self.transition(u)
+            after = np.matmul(L[..., :-1, :-1], x[..., None])[..., 0] + L[..., :-1, -1]
         return after if w is None else after + np.asarray(w, dtype=float)
 
     def simulate(self, x0, U, W=None, *, noise=False, random_state=None):
@@ -295,7 +303,7 @@ class BilinearSystem:
             done = np.isfinite(states[start + 1 : part.stop + 1])
             if not done.all():
                 bad = done.reshape(len(done), -1).all(1).argmin()
-                raise ValueError(
+                raise StateOverflowError(
                     f"The state overflows at step {start + 1 + bad} of {n_steps}: the "
                     "system is unstable under these inputs."
                 )
@@ -303,6 +311,11 @@ class BilinearSystem:
 
     def _run(self, states, U, W, start):
         """Fill in the states after `start`, one for each input."""
+        if U.ndim == 3 and self.dt is None:
+            for t, u in enumerate(U):
+                w = None if W is None else W[t]
+                states[start + 1 + t] = self.step(states[start + t], u, w)
+            return
         L = self.transition(U)
         drive = L[..., :-1, -1]  # (c, n) or (c, k, n)
         # for states in rows: x' A' is what A x is for a column

@@ -39,7 +39,7 @@ from ._bilinear_least_squares import (
     predict_rows,
     solve_moments,
 )
-from ._bilinear_system import BilinearSystem
+from ._bilinear_system import BilinearSystem, StateOverflowError
 from ._coefficient_errors import (
     draw_systems,
     fixed_design_bound,
@@ -58,7 +58,7 @@ _OPTIONAL = ("noise_cov_", "coef_se_", "intercept_se_")
 class BilinearSystemIdentifier(MultiOutputMixin, RegressorMixin, BaseEstimator):
     """Least squares for systems whose inputs multiply the state.
 
-    The next state is linear in the state, with a matrix that depends on the inputs:
+    The next state is linear in the state, with a matrix that depends on the inputs::
 
         x[t+1] = A_0 x[t] + sum_k u_k[t] A_k x[t] + B u[t] + b + w[t]
 
@@ -289,9 +289,9 @@ class BilinearSystemIdentifier(MultiOutputMixin, RegressorMixin, BaseEstimator):
             If features are linearly dependent, so that the least of the solutions is
             taken. The message names them.
         """
-        rows, design = self._prepare(X, y, sample_weight, reset=True)
+        rows, design, dtype = self._prepare(X, y, sample_weight, reset=True)
         with few_threads(rows.x.numel() + rows.u.numel()):
-            moments = self._accumulate(design, rows)
+            moments = self._accumulate(design, rows, dtype)
             moments, answer = least_squares(
                 design,
                 rows,
@@ -299,7 +299,7 @@ class BilinearSystemIdentifier(MultiOutputMixin, RegressorMixin, BaseEstimator):
                 alpha=self.alpha,
                 solver=self.solver,
                 block_size=self.block_size,
-                dtype=rows.x.dtype,
+                dtype=dtype,
                 exact_residuals=self.uncertainty,
             )
         self._keep(X, design, moments, answer)
@@ -339,14 +339,14 @@ class BilinearSystemIdentifier(MultiOutputMixin, RegressorMixin, BaseEstimator):
             ``solver="tsqr"`` keeps them.
         """
         first = not hasattr(self, "_moments")
-        rows, design = self._prepare(X, y, sample_weight, reset=first)
+        rows, design, dtype = self._prepare(X, y, sample_weight, reset=first)
         if not first and design != self._design:
             raise ValueError(
                 f"Earlier rows were fitted as {self._design}, these would be as "
                 f"{design}. Fit anew after a change of the model's terms."
             )
         with few_threads(rows.x.numel() + rows.u.numel()):
-            moments = self._accumulate(design, rows)
+            moments = self._accumulate(design, rows, dtype)
         return self._add(X, design, moments if first else self._moments + moments)
 
     @unharmed
@@ -550,18 +550,26 @@ class BilinearSystemIdentifier(MultiOutputMixin, RegressorMixin, BaseEstimator):
         measured, simulated = [], []
         system = self.system_
         for x, u in pairs:
-            x = np.asarray(x, dtype=float)
-            if not np.isfinite(x).all():
-                raise ValueError("states must be finite; they hold NaN or infinity.")
-            steps = len(u) if horizon is None else horizon
-            for start in range(0, len(u), steps):
-                part = slice(start, start + steps)
+            x, u = np.asarray(x, dtype=float), np.asarray(u, dtype=float)
+            if not np.isfinite(x).all() or not np.isfinite(u).all():
+                raise ValueError(
+                    "states and inputs must be finite; they hold NaN or infinity."
+                )
+            steps = min(horizon or len(u), len(u))
+            n_whole = len(u) // steps * steps  # runs of full length go together
+            runs = [
+                (
+                    x[:n_whole:steps],
+                    u[:n_whole].reshape(len(u) // steps, steps, self.n_inputs_),
+                ),
+                (x[n_whole:-1:steps], u[n_whole:][None]),
+            ]
+            for x0, U in runs[: 1 + (n_whole < len(u))]:
                 try:
-                    simulated.append(system.simulate(x[start], u[part])[1:])
-                except ValueError as error:
-                    if "overflows" not in str(error):
-                        raise
+                    states_after = system.simulate(x0, U)[:, 1:]
+                except StateOverflowError:
                     return -np.inf
+                simulated.append(states_after.reshape(-1, self.n_states_))
             measured.append(x[1:])
         return float(r2_score(np.concatenate(measured), np.concatenate(simulated)))
 
@@ -821,14 +829,14 @@ class BilinearSystemIdentifier(MultiOutputMixin, RegressorMixin, BaseEstimator):
         return follow(self.coef_)(result)
 
     def _prepare(self, X, y, sample_weight, *, reset):
-        """Validate; return the rows, and the design that they are for."""
+        """Validate; return the rows, the design that they are for, and its dtype."""
         if self.time == "continuous" and self.dt is None:
             raise ValueError(
                 "time='continuous' needs dt, the time between state and next state; "
                 "got dt=None."
             )
         drop = self.missing == "drop"
-        x, u, y, weight, is_scalar = check_transitions(
+        x, u, y, weight, dtype, is_scalar = check_transitions(
             self, X, y, sample_weight, reset=reset, allow_nan=drop
         )
         if self.n_inputs not in (None, u.shape[1]):
@@ -846,12 +854,12 @@ class BilinearSystemIdentifier(MultiOutputMixin, RegressorMixin, BaseEstimator):
         )
         if reset:
             self._is_scalar = is_scalar
-        return Rows(x, u, y, weight, drop), design
+        return Rows(x, u, y, weight, drop), design, dtype
 
-    def _accumulate(self, design, rows):
+    def _accumulate(self, design, rows, dtype):
         """Sum over the rows; refuse what has no sum."""
         moments = accumulate(
-            design, rows, self.block_size, rows.x.dtype, factor=self.solver == "tsqr"
+            design, rows, self.block_size, dtype, factor=self.solver == "tsqr"
         )
         if moments.n_rows == 0:
             raise ValueError(

@@ -61,7 +61,7 @@ def gaussian_nodes(mean, cov):
     return mean + points @ axes.T, weights
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AugmentedOperator:
     """The operator S -> sum_i F_i S F_i' that moves second moments one step on.
 
