@@ -20,9 +20,9 @@ from sklearn.utils import check_random_state
 from .._arrays import to_numpy
 from ._second_moment import (
     AugmentedOperator,
-    covariance_root,
     gaussian_nodes,
     moment_factors,
+    principal_axes,
 )
 
 # Numbers in the step matrices that are held at once.
@@ -30,6 +30,8 @@ CHUNK = 1_000_000
 # The critical input level is looked for up to here.
 HIGHEST_LEVEL = 1e12
 LEVEL_TOLERANCE = 1e-10
+# Eigenvalues of a correlation matrix may be negative by so much.
+ROUNDING = 1e-9
 
 
 class StateOverflowError(ValueError, OverflowError):
@@ -286,7 +288,8 @@ class BilinearSystem:
                     "Give the noise W, or noise=True to draw it; not both."
                 )
             rng = check_random_state(random_state)
-            W = rng.standard_normal(shape) @ covariance_root(self.noise_cov).T
+            axes = principal_axes(self.noise_cov)  # (n, r), r < n if it is singular
+            W = rng.standard_normal((*shape[:-1], axes.shape[1])) @ axes.T
         elif W is not None:
             W = np.asarray(to_numpy(W), dtype=float)
             if W.shape not in {shape, shape[-2:]}:
@@ -530,8 +533,11 @@ class BilinearSystem:
             )
         if not np.isfinite(cov).all() or not np.isfinite(mean).all():
             raise ValueError("input_cov and input_mean must be finite.")
-        smallest = np.linalg.eigvalsh(cov).min(initial=0.0)
-        if not np.allclose(cov, cov.T) or smallest < -1e-9 * np.abs(cov).max(initial=0):
+        scale = np.sqrt(np.abs(np.diag(cov)))
+        scale[scale == 0] = 1.0
+        scaled = cov / scale / scale[:, None]
+        smallest = np.linalg.eigvalsh(scaled).min(initial=0.0)
+        if not np.allclose(scaled, scaled.T) or smallest < -ROUNDING:
             raise ValueError("input_cov must be symmetric and positive semidefinite.")
         return mean, cov
 

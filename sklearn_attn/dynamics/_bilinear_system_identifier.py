@@ -45,7 +45,7 @@ from ._coefficient_errors import (
     fixed_design_bound,
     self_normalized_bound,
 )
-from ._second_moment import covariance_root
+from ._second_moment import principal_axes
 
 # Names of columns that a warning lists before it only counts them.
 MOST_NAMES = 8
@@ -711,7 +711,7 @@ class BilinearSystemIdentifier(MultiOutputMixin, RegressorMixin, BaseEstimator):
         mean = to_numpy(self.input_mean_)
         if input_cov is None:
             cov = to_numpy(self.input_second_moment_) - np.outer(mean, mean)
-            root = covariance_root((cov + cov.T) / 2)
+            root = principal_axes((cov + cov.T) / 2)
             input_cov = root @ root.T  # without what rounding made negative
             input_mean = mean if input_mean is None else input_mean
         return self.system_.input_moments(input_cov, input_mean)

@@ -14,7 +14,7 @@ log(SUM (1 + |k|)^2), since sum_k 1 / (1 + |k|)^2 < SUM.
 import numpy as np
 
 from ._bilinear_system import BilinearSystem
-from ._second_moment import covariance_root
+from ._second_moment import principal_axes
 
 # pi^2 / 3 - 1, rounded up: over all integers k, the sum of 1 / (1 + |k|)^2
 SUM = 2.2899
@@ -47,10 +47,9 @@ def draw_systems(system, rate_cov, V, *, has_input_matrix, n_systems, rng):
     the order of the features [ut (x) x ; u ; 1] as far as they are there.
     """
     n, m = system.n_states, system.n_inputs
-    noise = rng.standard_normal((n_systems, n, len(V)))
-    errors = (
-        covariance_root(rate_cov) @ noise @ covariance_root(V).T
-    )  # (n_systems, n, d)
+    left, right = principal_axes(rate_cov), principal_axes(V)
+    noise = rng.standard_normal((n_systems, left.shape[1], right.shape[1]))
+    errors = left @ noise @ right.T  # (n_systems, n, d)
     n_products = n * (m + 1)
     in_A = errors[:, :, :n_products].reshape(-1, n, m + 1, n).transpose(0, 2, 1, 3)
     stop = n_products + m * has_input_matrix

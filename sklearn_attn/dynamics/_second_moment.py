@@ -10,7 +10,7 @@ Applied to a matrix, At costs two products with each F_i: S -> sum_i F_i S F_i'.
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import solve
+from scipy.linalg import matrix_balance, solve
 from scipy.sparse.linalg import ArpackError, LinearOperator, eigs, gmres
 
 # Up to here the n^2 x n^2 matrix is small, and its eigenvalues take milliseconds.
@@ -21,21 +21,25 @@ POWER_ITERATIONS = 2000
 SOLVE_TOLERANCE = 1e-13
 GMRES_MEMORY, GMRES_RESTARTS = 60, 50
 # Nodes of the tensor quadrature over Gaussian inputs, all dimensions together.
-MOST_NODES = 5000
+MOST_NODES, MOST_PER_AXIS = 5000, 15
+
+
+def principal_axes(M):
+    """Return R with R R' = M, without the axes along which M is zero.
+
+    They are found between variables of unit variance: of two inputs in pascals and in
+    bars, the one with the large numbers must not hide the other.
+    """
+    scale = np.sqrt(np.maximum(np.diag(M), 0.0))
+    scale[scale == 0] = 1.0
+    variances, axes = np.linalg.eigh(M / scale / scale[:, None])
+    kept = variances > len(M) * np.finfo(float).eps
+    return scale[:, None] * axes[:, kept] * np.sqrt(variances[kept])
 
 
 def moment_factors(matrices, M):
     """Return the F_i of M = E[ut ut'] and the matrices of ut."""
-    weights, vectors = np.linalg.eigh(M)
-    kept = weights > weights[-1] * len(M) * np.finfo(float).eps
-    roots = vectors[:, kept] * np.sqrt(weights[kept])
-    return np.einsum("ji,jab->iab", roots, matrices)
-
-
-def covariance_root(cov):
-    """Return R with R R' = cov, which may be singular."""
-    variances, axes = np.linalg.eigh(cov)
-    return axes * np.sqrt(np.maximum(variances, 0.0))
+    return np.einsum("ji,jab->iab", principal_axes(M), matrices)
 
 
 def gaussian_nodes(mean, cov):
@@ -44,9 +48,7 @@ def gaussian_nodes(mean, cov):
     Gauss and Hermite's rule along each principal axis; in many dimensions, where this
     takes too many nodes, two points on each axis, exact to the third degree.
     """
-    variances, axes = np.linalg.eigh(cov)
-    kept = variances > variances.max(initial=0.0) * len(cov) * np.finfo(float).eps
-    axes = axes[:, kept] * np.sqrt(variances[kept])  # (m, r)
+    axes = principal_axes(cov)  # (m, r)
     r = axes.shape[1]
     if r == 0:
         return mean[None], np.ones(1)
@@ -54,7 +56,7 @@ def gaussian_nodes(mean, cov):
     if per_axis < 3:
         points = np.sqrt(r) * np.vstack([np.eye(r), -np.eye(r)])
         return mean + points @ axes.T, np.full(2 * r, 0.5 / r)
-    x, w = np.polynomial.hermite_e.hermegauss(min(per_axis, 15))
+    x, w = np.polynomial.hermite_e.hermegauss(min(per_axis, MOST_PER_AXIS))
     grids = np.meshgrid(*[x] * r, indexing="ij")
     weights = np.prod(np.meshgrid(*[w / w.sum()] * r, indexing="ij"), axis=0).ravel()
     points = np.stack([grid.ravel() for grid in grids], axis=1)
@@ -125,10 +127,11 @@ class AugmentedOperator:
         if n <= DENSE:
             values = np.linalg.eigvals(self.matrix()).astype(complex)
         else:
+            balanced, _ = self._balance()
             try:
-                values = self._arnoldi(LEADING)
+                values = balanced._arnoldi(LEADING)
             except ArpackError:
-                values = np.array([self._power_iteration()], dtype=complex)
+                values = np.array([balanced._power_iteration()], dtype=complex)
         return values[np.argsort(-np.abs(values))]
 
     def spectral_radius(self):
@@ -144,10 +147,11 @@ class AugmentedOperator:
             return float(np.abs(np.linalg.eigvals(self.matrix())).max(initial=0.0))
         if not self(np.eye(n)).any():
             return 0.0
+        balanced, _ = self._balance()
         try:
-            return float(np.abs(self._arnoldi(1)).max())
+            return float(np.abs(balanced._arnoldi(1)).max())
         except ArpackError:
-            return self._power_iteration()
+            return balanced._power_iteration()
 
     def solve(self, Q):
         """Return the fixed point S = Q + sum_i F_i S F_i'.
@@ -167,10 +171,21 @@ class AugmentedOperator:
         ValueError
             If the fixed point was not found, as the spectral radius is 1 or nearly so.
         """
+        balanced, scale = self._balance()
+        S = balanced._fixed_point(Q / scale / scale[:, None])
+        return (S + S.T) / 2 * scale * scale[:, None]
+
+    def _balance(self):
+        """Choose units of the states in which the factors are of similar size."""
+        _, (scale, _) = matrix_balance(
+            np.abs(self.factors).sum(0), permute=False, separate=True
+        )
+        return AugmentedOperator(self.factors * scale / scale[:, None]), scale
+
+    def _fixed_point(self, Q):
         n = self.factors.shape[1]
         if n <= DENSE:
-            S = solve(np.eye(n * n) - self.matrix(), Q.ravel()).reshape(n, n)
-            return (S + S.T) / 2
+            return solve(np.eye(n * n) - self.matrix(), Q.ravel()).reshape(n, n)
 
         def residual(vector):
             S = vector.reshape(n, n)
@@ -188,8 +203,7 @@ class AugmentedOperator:
                 "The second moment that stays was not found: the spectral radius of "
                 f"the augmented operator is {self.spectral_radius():.6g}, too near 1."
             )
-        S = vector.reshape(n, n)
-        return (S + S.T) / 2
+        return vector.reshape(n, n)
 
     def _arnoldi(self, k):
         n = self.factors.shape[1]

@@ -171,6 +171,31 @@ def test_the_power_iteration_stands_in_for_arnoldi(monkeypatch):
     assert AugmentedOperator(np.zeros((1, 2, 2)))._power_iteration() == 0
 
 
+@pytest.mark.parametrize("dt", [None, 0.1])
+@pytest.mark.parametrize("n", [3, 25])
+def test_the_units_of_inputs_and_states_do_not_matter(dt, n):
+    system = random_system(n=n, dt=dt, noise_cov=np.eye(n))
+    if dt is not None:
+        A = system.A - 3 * np.eye(n) * np.array([1, 0, 0])[:, None, None]
+        system = BilinearSystem(A, system.B, noise_cov=np.eye(n), dt=dt)
+    cov, mean = np.array([[1.0, 0.4], [0.4, 0.5]]), np.array([0.1, 0.2])
+    state = np.where(np.arange(n) % 2, 1e9, 1e-6)
+    unit = np.array([1e8, 1e-7])
+    A = system.A * np.r_[1, 1 / unit][:, None, None] * state[:, None] / state
+    scaled = BilinearSystem(
+        A,
+        system.B * state[:, None] / unit,
+        noise_cov=system.noise_cov * np.outer(state, state),
+        dt=dt,
+    )
+    moments = cov * np.outer(unit, unit), mean * unit
+    radius = system.spectral_radius(cov, mean)
+    assert scaled.spectral_radius(*moments) == pytest.approx(radius, rel=1e-7)
+    S = scaled.stationary_covariance(*moments) / np.outer(state, state)
+    expected = system.stationary_covariance(cov, mean)
+    np.testing.assert_allclose(S, expected, atol=1e-7 * np.abs(expected).max())
+
+
 @pytest.mark.parametrize("dt", [None, 0.2])
 @pytest.mark.parametrize("mean", [[0.0, 0.0], [0.3, -0.5]])
 def test_states_settle_to_the_stationary_covariance(dt, mean):
