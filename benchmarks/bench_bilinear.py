@@ -32,6 +32,7 @@ class Problem(NamedTuple):
     y: np.ndarray
     coef: np.ndarray
     n_states: int
+    single: tuple = ()  # X and y in single precision
 
 
 def make_problem(size, seed=0):
@@ -39,24 +40,20 @@ def make_problem(size, seed=0):
     X, y, system = make_bilinear_system(
         n_steps, n, m, noise=1.0, random_state=seed, return_system=True
     )
-    return Problem(X, y, np.hstack(system.A), n)
+    single = tuple(part.astype(np.float32) for part in (X, y))
+    return Problem(X, y, np.hstack(system.A), n, single)
 
 
 # Contenders
 
 
-def identify(problem, dtype="float64", device="cpu", **options):
-    X, y = (part.astype(dtype, copy=False) for part in (problem.X, problem.y))
-    options = {"input_matrix": False, "device": device} | options
-    return BilinearSystemIdentifier(**options).fit(X, y).coef_
+def identify(problem, **options):
+    options = {"input_matrix": False} | options
+    return BilinearSystemIdentifier(**options).fit(problem.X, problem.y).coef_
 
 
 def identify_single(problem):
-    """Fit to data that are in single precision already: conversion is not counted."""
-    X, y = SINGLE.setdefault(
-        id(problem.X), tuple(p.astype(np.float32) for p in (problem.X, problem.y))
-    )
-    return BilinearSystemIdentifier(input_matrix=False).fit(X, y).coef_
+    return BilinearSystemIdentifier(input_matrix=False).fit(*problem.single).coef_
 
 
 def all_features(problem):
@@ -110,7 +107,7 @@ def square_product(problem):
 
 
 # kept between turns, so that making them is not in a time
-SINGLE, SQUARES = {}, {}
+SQUARES: dict[int, np.ndarray] = {}
 
 
 def describe(problem, coef):

@@ -304,7 +304,8 @@ def accumulate(design, rows, block_size, dtype, *, factor=False):
         if block.n_rows == 0:
             continue
         gram.add(block.Z)
-        inputs += (block.ut @ block.ut.T).to(inputs)
+        ut = block.ut.to(inputs)  # before the product, whose mean may be large
+        inputs += ut @ ut.T
         if factor:
             R = _triangle(torch.cat([R, block.Z.T.to(R)]))
     R = R.cpu().numpy() if factor else None

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from sklearn.utils import check_random_state
 
 from .._arrays import to_numpy
 
@@ -278,7 +279,7 @@ class TrajectoryDisplay:
 
 def _band(estimator, x0, u, level, n_systems, random_state):
     """Return quantiles of the runs of systems drawn from the estimate."""
-    systems = estimator.sample_systems(n_systems, random_state=random_state)
-    rng = np.random.RandomState(random_state if isinstance(random_state, int) else None)
+    rng = check_random_state(random_state)
+    systems = estimator.sample_systems(n_systems, random_state=rng)
     runs = [system.simulate(x0, u, noise=True, random_state=rng) for system in systems]
     return np.quantile(runs, [(1 - level) / 2, (1 + level) / 2], axis=0)

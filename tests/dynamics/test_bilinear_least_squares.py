@@ -135,6 +135,18 @@ def test_moments_with_and_without_a_factor_add_to_ones_without():
     assert (with_factor + with_factor).factor is not None
 
 
+def test_what_is_known_of_moments_adds_as_well():
+    design, rows, *_ = problem()
+    y = rows.y.clone()
+    y[:7, 0] = torch.nan
+    torn = accumulate(design, rows._replace(y=y, drop=True), None, torch.float64)
+    single = accumulate(design, rows, None, torch.float32)
+    for total in (torn + single, single + torn):
+        assert total.n_dropped == 7
+        assert total.n_rows == 593
+        assert total.eps == np.finfo(np.float32).eps
+
+
 def test_a_weight_is_a_number_of_repetitions():
     design, rows, *_ = problem()
     weight = torch.from_numpy(
@@ -235,6 +247,31 @@ def test_single_precision_is_summed_in_double():
     assert moments.eps == np.finfo(np.float32).eps
     # far below the statistical error, 1 / sqrt(N) = 3e-3
     np.testing.assert_allclose(answer.coef, double.coef, atol=1e-6)
+
+
+def test_the_factor_of_single_precision_data_is_double():
+    rng = np.random.default_rng(0)
+    x, u = rng.standard_normal((1000, 3)), rng.standard_normal((1000, 1))
+    x[:, 2] = x[:, 1] + 1e-3 * rng.standard_normal(1000)
+    x, u = x.astype(np.float32), u.astype(np.float32)
+    design = LiftedDesign(3, 1)
+    # what single precision holds of the data is exact; only the fit may lose digits
+    features = features_of(design, x.astype(float), u.astype(float))
+    C = rng.standard_normal((3, design.n_features))
+    y = torch.from_numpy(features @ C.T)
+    rows = Rows(torch.from_numpy(x), torch.from_numpy(u), y)
+    _, answer = fit(design, rows)
+    assert answer.solver == "tsqr"
+    np.testing.assert_allclose(answer.coef, C, atol=1e-9)
+
+
+def test_input_moments_of_single_precision_data_are_double():
+    design, rows, *_ = problem()
+    u = (rows.u * 0.5 + 300).float()
+    single = accumulate(design, rows._replace(u=u), None, torch.float32)
+    total = single.inputs / 300
+    cov = total[1:, 1:] - np.outer(total[0, 1:], total[0, 1:])
+    np.testing.assert_allclose(cov, np.cov(u.double().T, bias=True), atol=1e-9)
 
 
 def test_the_solution_of_moments_needs_no_rows():

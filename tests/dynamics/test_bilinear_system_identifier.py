@@ -227,12 +227,33 @@ def test_continuous_time_needs_a_step():
     np.testing.assert_allclose(model.predict(X), y, atol=1e-3)
     free = model.simulate(X[0, :3], X[:, 3:])
     np.testing.assert_allclose(free[1:], y, atol=0.01)
-    np.testing.assert_allclose(
-        model.noise_cov_, np.cov((model.predict(X) - y).T), atol=1e-6
-    )
     # in discrete time the step is of no consequence
     discrete = BilinearSystemIdentifier(dt=0.05).fit(X, y)
     assert discrete.system_.dt is None
+
+
+def test_noise_and_errors_have_their_units_in_continuous_time():
+    dt, noise = 0.05, 0.2
+    X, y, spin = make_bloch_spin(
+        4000, dt=dt, noise=noise, random_state=0, return_system=True
+    )
+    options = {"time": "continuous", "dt": dt, "fit_intercept": True}
+    model = BilinearSystemIdentifier(derivative="euler", **options).fit(X, y)
+    # 4000 draws: 3 %
+    np.testing.assert_allclose(model.noise_cov_, noise**2 * np.eye(3), atol=0.004)
+    D = np.column_stack([features(X, 3), np.ones(4000)])
+    errors = noise / dt * np.sqrt(np.diag(np.linalg.inv(D.T @ D)))
+    np.testing.assert_allclose(
+        model.coef_se_, np.broadcast_to(errors[:-1], (3, 11)), rtol=0.05
+    )
+    systems = model.sample_systems(1000, random_state=0)
+    spread = np.std([s.A[0] for s in systems], axis=0)
+    np.testing.assert_allclose(spread, model.coef_se_[:, :3], rtol=0.1)
+    assert model.system_.dt == dt
+    bound = model.error_bound(0.05, design="fixed")
+    error = np.hstack([*(model.A_ - spin.A), model.B_, model.intercept_[:, None]])
+    error[:, -1] -= spin.intercept
+    assert 0.2 * bound < np.linalg.norm(error, 2) < bound
 
 
 def test_derivatives_differ(rows):
@@ -495,6 +516,36 @@ def test_intervals_widen_with_their_level_and_ridge_narrows_them(rows):
     for level in (0, 1, -0.5):
         with pytest.raises(ValueError, match="between 0 and 1"):
             model.confidence_interval(level)
+
+
+def test_intervals_have_the_quantile_of_student():
+    X, y = make_bilinear_system(30, 3, 2, random_state=0)
+    model = BilinearSystemIdentifier().fit(X, y)
+    low, high = model.confidence_interval(0.95)
+    # 30 rows less 11 features: 19 degrees of freedom, from any table
+    np.testing.assert_allclose((high - low) / 2, 2.0930 * model.coef_se_, rtol=1e-4)
+
+
+def test_the_bounds_are_their_formulas(rows):
+    X, y = rows
+    model = BilinearSystemIdentifier(fit_intercept=True).fit(X, y)
+    n, d, delta = 5, 18, 0.02
+    G = model.gram_[:d, :d]
+    smallest = np.linalg.eigvalsh(G)[0]
+    s = np.sqrt(np.linalg.eigvalsh(model.noise_cov_)[-1])
+    fixed = s / np.sqrt(smallest)
+    fixed *= np.sqrt(n) + np.sqrt(d) + np.sqrt(2 * np.log(1 / delta))
+    assert model.error_bound(delta, design="fixed") == pytest.approx(fixed)
+
+    def self_normalised(k):
+        lam = 2.0**k
+        logdet = np.linalg.slogdet(G + lam * np.eye(d))[1] / 2 - d / 2 * np.log(lam)
+        share = delta / (1 + abs(k)) ** 2 / (np.pi**2 / 3 - 1)
+        radius = np.sqrt(8 * (n * np.log(5) + logdet + np.log(1 / share)))
+        return s * radius * np.sqrt(1 + lam / smallest) / np.sqrt(smallest)
+
+    expected = min(map(self_normalised, range(-30, 31)))
+    assert model.error_bound(delta) == pytest.approx(expected, rel=1e-4)
 
 
 def test_bounds_grow_with_certainty_and_refuse_what_they_do_not_hold_for(rows):

@@ -61,6 +61,10 @@ def test_the_band_holds_the_share_of_states_that_it_names(converter):
     assert shares[0.95] == pytest.approx(0.95, abs=0.05)
     again = TrajectoryDisplay.from_estimator(model, states, inputs, n_systems=200)
     np.testing.assert_array_equal(again.low, display.low)
+    same_seed = TrajectoryDisplay.from_estimator(
+        model, states, inputs, n_systems=200, random_state=np.int64(0)
+    )
+    np.testing.assert_array_equal(same_seed.low, display.low)
     other = TrajectoryDisplay.from_estimator(
         model, states, inputs, n_systems=200, random_state=1
     )
