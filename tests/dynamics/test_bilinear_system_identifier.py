@@ -91,6 +91,18 @@ def test_a_single_state_comes_and_goes_without_an_axis(rows):
     np.testing.assert_array_equal(flat.predict(X), column.predict(X)[:, 0])
 
 
+def test_the_score_weighs_rows_and_a_single_state_scores_too(rows):
+    X, y = rows
+    weight = np.random.default_rng(0).integers(0, 3, 400)
+    for dt in (None, 0.1):
+        options = {} if dt is None else {"time": "continuous", "dt": dt}
+        model = BilinearSystemIdentifier(**options).fit(X, y[:, 0])
+        assert model.predict(X).shape == (400,)
+        expected = model.score(X.repeat(weight, 0), y[:, 0].repeat(weight))
+        assert model.score(X, y[:, 0], weight) == pytest.approx(expected)
+        assert model.score(X, y[:, 0]) != pytest.approx(expected)
+
+
 def test_without_inputs_it_is_a_linear_autoregression(rows):
     X, y = rows
     model = BilinearSystemIdentifier().fit(X[:, :5], y)
@@ -340,6 +352,17 @@ def test_what_does_not_go_together_is_not_added(rows):
         model.partial_fit(X[:, :6], y)
     np.testing.assert_array_equal(model.coef_, state)
     assert model.n_samples_seen_ == 400
+
+
+def test_a_first_piece_that_fails_leaves_no_trace(rows):
+    X, y = (part.copy() for part in rows)
+    X[:, 6] *= 1e160
+    model = BilinearSystemIdentifier()
+    before = vars(model).copy()
+    with pytest.raises(ValueError, match="overflow"):
+        model.partial_fit(X, y)
+    assert vars(model) == before
+    model.partial_fit(X[:, :6], y)  # other columns are welcome
 
 
 def test_a_stream_says_when_digits_are_lost():
