@@ -124,14 +124,21 @@ def to_numpy(array):
     return convert_to_numpy(array, array.__array_namespace__())
 
 
-def to_tensor(array, *, device=None, dtype=None):
-    """Make a tensor of an array of any namespace; copy and move only if needed."""
+def to_tensor(array, *, device=None, dtype=None, read_only=False):
+    """Make a tensor of an array of any namespace; copy and move only if needed.
+
+    With `read_only`, the caller promises not to write, and memory that must not be
+    written to, as of a file, is not copied either.
+    """
     if isinstance(array, torch.Tensor):
         return array.detach().to(device=device, dtype=dtype)
     array = np.asarray(to_numpy(array))
-    if not array.flags.writeable or any(stride < 0 for stride in array.strides):
-        array = array.copy()  # torch warns of the one and cannot hold the other
-    return torch.from_numpy(array).to(device=device, dtype=dtype)
+    negative = any(stride < 0 for stride in array.strides)
+    if negative or not (array.flags.writeable or read_only):
+        array = array.copy()  # torch cannot hold the one and warns of the other
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writ")
+        return torch.from_numpy(array).to(device=device, dtype=dtype)
 
 
 def follow(X):

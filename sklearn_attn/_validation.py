@@ -296,13 +296,8 @@ def check_transitions(estimator, X, y, sample_weight=None, *, reset, allow_nan):
     y tells how many columns of X are states. Weights that were not given stay None.
     """
     device = resolve_device(estimator.device)
-    dtype = resolve_dtype(estimator.dtype, X, device)
-    finite = "allow-nan" if allow_nan else True
-    # under dispatch scikit-learn takes no list of dtypes; all namespaces have these two
-    numbers = "numeric"
-    if not get_config()["array_api_dispatch"]:
-        X, y, numbers = to_numpy(X), to_numpy(y), [np.float64, np.float32]
-    rules = {"dtype": numbers, "ensure_all_finite": finite}
+    _refuse_permuted_names(X, y)
+    X, y, rules = number_rules(X, y, allow_nan=allow_nan)
     X, y = validate_data(
         estimator,
         X,
@@ -311,16 +306,16 @@ def check_transitions(estimator, X, y, sample_weight=None, *, reset, allow_nan):
         validate_separately=(rules, rules | {"ensure_2d": False}),
     )
     check_consistent_length(X, y)
+    dtype = resolve_dtype(estimator.dtype, X, device)
     if y.ndim > 2:
         raise ValueError(
             "y must have shape (n_samples, n_states), a next state in each row; got "
             f"{tuple(y.shape)}."
         )
-    stored = None if device.type == "cpu" else dtype
     if sample_weight is not None:
         sample_weight = check_weights(sample_weight, X.shape[0])
-        sample_weight = to_tensor(sample_weight, device=device, dtype=stored)
-    X, y = (to_tensor(part, device=device, dtype=stored) for part in (X, y))
+        sample_weight = as_stored(sample_weight, device, dtype)
+    X, y = (as_stored(part, device, dtype) for part in (X, y))
     is_scalar = y.ndim == 1
     y = y.reshape(len(y), -1)
     n = y.shape[1]
@@ -330,6 +325,36 @@ def check_transitions(estimator, X, y, sample_weight=None, *, reset, allow_nan):
             "must be the state whose next value is y; inputs follow."
         )
     return Transitions(X[:, :n], X[:, n:], y, sample_weight, dtype, is_scalar)
+
+
+def number_rules(*arrays, allow_nan):
+    """Return the arrays, and rules for `check_array` under which numbers stay floats.
+
+    Under dispatch scikit-learn takes no list of dtypes, and namespaces are kept.
+    """
+    finite = "allow-nan" if allow_nan else True
+    if get_config()["array_api_dispatch"]:
+        return *arrays, {"dtype": "numeric", "ensure_all_finite": finite}
+    floats = [np.float64, np.float32]
+    rules = {"dtype": floats, "ensure_all_finite": finite}
+    return *map(to_numpy, arrays), rules
+
+
+def as_stored(array, device, dtype):
+    """Return a tensor to be read piece by piece: on the CPU without a copy."""
+    stored = None if device.type == "cpu" else dtype
+    return to_tensor(array, device=device, dtype=stored, read_only=True)
+
+
+def _refuse_permuted_names(X, y):
+    """Refuse next states in another order than the states, where both have names."""
+    names, after = (list(getattr(part, "columns", [])) for part in (X, y))
+    before = names[: len(after)]
+    if before != after and sorted(map(str, before)) == sorted(map(str, after)):
+        raise ValueError(
+            f"The columns of y, {after}, are those of the states in another order; the "
+            f"first columns of X are {before}."
+        )
 
 
 def check_trajectories(states, inputs):
@@ -439,7 +464,8 @@ def stack_trajectories(states, inputs=None):
 
 def _as_episodes(episodes, name):
     """Return a list of episodes; a single one, or a 3-D array, becomes a list too."""
-    ndim = getattr(episodes, "ndim", None)
+    shape = getattr(episodes, "shape", None)  # polars has no ndim
+    ndim = None if shape is None else len(shape)
     if ndim == 2:
         return [episodes]
     if ndim is not None and ndim != 3 and not is_ragged(episodes):
@@ -450,6 +476,8 @@ def _as_episodes(episodes, name):
     episodes = list(episodes)
     if not episodes:
         raise ValueError(f"{name} holds no episode; at least one is needed.")
+    if all(isinstance(row, list | tuple) and np.ndim(row) == 1 for row in episodes):
+        return [np.asarray(episodes)]  # one episode, written out
     return episodes
 
 

@@ -53,11 +53,11 @@ class Rows(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Some rows, times the roots of their weights, feature by feature."""
+    """Rows of positive weight, feature by feature."""
 
-    Z: torch.Tensor  # (d + n, b), or (d, b) without y
+    Z: torch.Tensor  # (d + n, b), or (d, b) without y; times the roots of the weights
     ut: torch.Tensor  # (m + 1, b)
-    n_rows: int  # of positive weight
+    root: torch.Tensor | None  # (b,)
     n_dropped: int
 
 
@@ -113,6 +113,9 @@ class LiftedDesign:
             x.copy_(rows.x[part].T)
             if rows.y is not None:
                 y.copy_(rows.y[part].T)
+            missing = None
+            if rows.drop:  # before products, of which 0 times infinity is NaN as well
+                missing = x.isnan().any(0) | ut.isnan().any(0) | y.isnan().any(0)
             if rows.y is not None and self.dt is not None:
                 y -= x
                 if self.midpoint:
@@ -123,25 +126,7 @@ class LiftedDesign:
                 Z[self.n_products : self.n_products + m].copy_(ut[1:])
             if self.intercept:
                 Z[d - 1] = 1.0
-            yield self._weigh(rows, part, Z, ut)
-
-    def _weigh(self, rows, part, Z, ut):
-        """Leave out what is missing, and multiply by the roots of the weights."""
-        n_rows, n_dropped = Z.shape[1], 0
-        weight = None if rows.weight is None else rows.weight[part].to(Z.dtype)
-        if rows.drop:
-            missing = Z.isnan().any(0)
-            n_dropped = int(missing.sum())
-            if n_dropped:
-                Z, ut = Z[:, ~missing], ut[:, ~missing]
-                weight = weight if weight is None else weight[~missing]
-                n_rows -= n_dropped
-        if weight is not None:
-            n_rows = int((weight > 0).sum())
-            root = weight.sqrt()
-            Z *= root
-            ut *= root
-        return Block(Z, ut, n_rows, n_dropped)
+            yield _weigh(rows.weight, part, missing, Z, ut)
 
 
 @dataclass(frozen=True)
@@ -154,17 +139,23 @@ class Moments:
         Z diag(weight) Z', with Z = [phi ; y].
     factor : ndarray of shape (d + n, d + n) or None
         Triangular R with R'R = gram, more exact than gram itself.
-    inputs : ndarray of shape (m + 1, m + 1)
-        ut diag(weight) ut'; its first entry is the sum of the weights.
+    weight : float
+        The sum of the weights.
+    input_mean : ndarray of shape (m,)
+        Mean of the inputs.
+    input_scatter : ndarray of shape (m, m)
+        Weighted sum of products of the inputs, less their means.
     n_rows, n_dropped : int
-        Rows of positive weight, and rows left out.
+        Rows of positive weight, and such rows left out.
     eps : float
         Relative rounding error of gram.
     """
 
     gram: np.ndarray
     factor: np.ndarray | None
-    inputs: np.ndarray
+    weight: float
+    input_mean: np.ndarray
+    input_scatter: np.ndarray
     n_rows: int
     n_dropped: int
     eps: float
@@ -174,13 +165,19 @@ class Moments:
         if self.factor is not None and other.factor is not None:
             both = np.vstack([self.factor, other.factor])
             factor = _triangle(torch.from_numpy(both)).numpy()
+        # two samples scatter about their means, and the means about that of both
+        weight = self.weight + other.weight
+        apart = other.input_mean - self.input_mean
+        between = self.weight * other.weight / weight * np.outer(apart, apart)
         return Moments(
-            self.gram + other.gram,
-            factor,
-            self.inputs + other.inputs,
-            self.n_rows + other.n_rows,
-            self.n_dropped + other.n_dropped,
-            max(self.eps, other.eps),
+            gram=self.gram + other.gram,
+            factor=factor,
+            weight=weight,
+            input_mean=self.input_mean + other.weight / weight * apart,
+            input_scatter=self.input_scatter + other.input_scatter + between,
+            n_rows=self.n_rows + other.n_rows,
+            n_dropped=self.n_dropped + other.n_dropped,
+            eps=max(self.eps, other.eps),
         )
 
 
@@ -194,31 +191,41 @@ class LeastSquares:
         The coefficients C, of least norm among those that fit as well.
     inverse : ndarray of shape (d, d)
         K with C = g' K: the inverse of G + alpha, or its pseudo-inverse.
+    covariance : ndarray of shape (d, d)
+        V = K G K, that of a row of C for noise of variance 1.
+    lengths : ndarray of shape (d,)
+        Singular values of the weighted design, the largest first.
     residual : ndarray of shape (n, n)
-        Sums of squares and products of the residuals.
+        Sums of squares and products of the residuals; NaN where they are so small that
+        gram knows nothing of them.
     degrees : float
         Effective number of parameters, tr(G K).
     rank : int
         Number of features that are linearly independent.
-    condition : float
-        Condition number of the weighted design; infinite if it is rank-deficient.
-    equilibrated_condition : float
-        The same after its columns were brought to about unit length.
     dependent : ndarray of bool of shape (d,)
         Which features take part in a linear dependence.
+    is_safe : bool
+        Whether more than half of the digits were kept.
     solver : str
         "gram", "tsqr" or "lstsq".
     """
 
     coef: np.ndarray
     inverse: np.ndarray
+    covariance: np.ndarray
+    lengths: np.ndarray
     residual: np.ndarray
     degrees: float
     rank: int
-    condition: float
-    equilibrated_condition: float
     dependent: np.ndarray
+    is_safe: bool
     solver: str
+
+    @property
+    def condition(self):
+        """Condition number of the weighted design; infinite if it is rank-deficient."""
+        full = self.rank == len(self.lengths) and self.lengths[-1] > 0
+        return float(self.lengths[0] / self.lengths[-1]) if full else np.inf
 
 
 def least_squares(
@@ -266,23 +273,21 @@ def least_squares(
     if solver == "auto":
         few = alpha == 0 and moments.n_rows < design.n_features
         answer = None if few else solve_moments(design, moments, alpha)
-        if few or not is_well_conditioned(answer, moments):
+        if few or not answer.is_safe:
             solver = "lstsq" if few else "tsqr"
-            rows, dtype = _at_home(rows), torch.float64
+            rows, dtype = in_double(rows), torch.float64
     if solver == "lstsq":
-        blocks = design.blocks(rows, block_size, dtype)
-        Z = torch.cat([block.Z.clone() for block in blocks], 1).T.cpu().double().numpy()
-        answer = replace(_solve_factor(design, Z, alpha, max(Z.shape)), solver="lstsq")
+        parts = [block.Z.clone() for block in design.blocks(rows, block_size, dtype)]
+        Z = torch.cat(parts, 1).T.cpu().numpy()
+        answer = _solve_factor(design, Z, alpha, len(Z))
+        answer = replace(answer, solver="lstsq")
     elif solver == "tsqr":
         if moments.factor is None:
-            again = accumulate(design, rows, block_size, dtype, factor=True)
-            moments = replace(moments, factor=again.factor)
+            moments = accumulate(design, rows, block_size, dtype, factor=True)
         answer = solve_moments(design, moments, alpha)
     elif solver == "gram":
         answer = solve_moments(design, moments, alpha)
-    total = np.diag(moments.gram)[design.n_features :]
-    cancelled = np.diag(answer.residual) < CANCELLED * moments.eps * total
-    if exact_residuals and answer.solver == "gram" and cancelled.any():
+    if exact_residuals and np.isnan(answer.residual).any():
         residual = residual_moments(design, rows, answer.coef, block_size, dtype)
         answer = replace(answer, residual=residual)
     return moments, answer
@@ -294,23 +299,57 @@ def accumulate(design, rows, block_size, dtype, *, factor=False):
     if factor and block_size is None:
         block_size = FACTOR_ROWS * d
     device = _home(rows.x.device)
-    gram = _SymmetricSum(d, device)
-    inputs = torch.zeros((m + 1, m + 1), dtype=torch.float64, device=device)
+    gram, shift = _SymmetricSum(d, device), None
+    sums = torch.zeros((m + 1, m + 1), dtype=torch.float64, device=device)
     R = torch.zeros((0, d), dtype=torch.float64, device=device)
     n_rows = n_dropped = 0
     for block in design.blocks(rows, block_size, dtype):
-        n_rows += block.n_rows
         n_dropped += block.n_dropped
-        if block.n_rows == 0:
+        if block.Z.shape[1] == 0:
             continue
+        n_rows += block.Z.shape[1]
         gram.add(block.Z)
-        ut = block.ut.to(inputs)  # before the product, whose mean may be large
-        inputs += ut @ ut.T
         if factor:
             R = _triangle(torch.cat([R, block.Z.T.to(R)]))
-    R = R.cpu().numpy() if factor else None
-    eps = torch.finfo(dtype).eps
-    return Moments(gram.value(), R, inputs.cpu().numpy(), n_rows, n_dropped, eps)
+        ut = block.ut.to(sums)
+        if shift is None:  # near the mean, whose square would hide the spread
+            shift = ut[1:].mean(1, keepdim=True)
+        ut[1:] -= shift
+        if block.root is not None:
+            ut *= block.root.to(ut)
+        sums += ut @ ut.T
+    S = sums.cpu().numpy()
+    mean = S[0, 1:] / S[0, 0] if n_rows else S[0, 1:]
+    return Moments(
+        gram=gram.value(),
+        factor=R.cpu().numpy() if factor else None,
+        weight=float(S[0, 0]),
+        input_mean=mean + (shift.cpu().numpy()[:, 0] if n_rows else 0.0),
+        input_scatter=S[1:, 1:] - S[0, 0] * np.outer(mean, mean),
+        n_rows=n_rows,
+        n_dropped=n_dropped,
+        eps=torch.finfo(dtype).eps,
+    )
+
+
+def _weigh(weight, part, missing, Z, ut):
+    """Leave out what is missing or counts nothing, and multiply by the roots."""
+    if weight is None and missing is None:
+        return Block(Z, ut, None, 0)
+    counts = torch.ones_like(Z[0], dtype=torch.bool)
+    root, n_dropped = None, 0
+    if weight is not None:
+        root = weight[part].sqrt().to(Z.dtype)
+        counts = root > 0
+    if missing is not None:
+        n_dropped = int((missing & counts).sum())
+        counts = counts & ~missing
+    if not counts.all():
+        Z, ut = Z[:, counts], ut[:, counts]
+        root = root if root is None else root[counts]
+    if root is not None:
+        Z *= root
+    return Block(Z, ut, root, n_dropped)
 
 
 class _SymmetricSum:
@@ -362,92 +401,105 @@ def predict_rows(design, rows, coef, block_size, dtype):
     return torch.cat(parts, 1).T
 
 
-def coefficient_covariance(moments, answer):
-    """Return the covariance K G K of a row of coefficients, for noise of variance 1."""
-    K = answer.inverse
-    return K @ moments.gram[: len(K), : len(K)] @ K
-
-
-def is_well_conditioned(answer, moments):
-    """Tell whether gram keeps more than half of the digits."""
-    return answer.equilibrated_condition**2 < moments.eps**-0.5
-
-
 def solve_moments(design, moments, alpha=0.0):
     """Return the coefficients, from the factor if there is one, or from gram."""
     if moments.factor is not None:
-        n_rows = max(moments.n_rows, len(moments.factor))
-        return _solve_factor(design, moments.factor, alpha, n_rows)
-    d = design.n_features
-    gram = moments.gram
+        return _solve_factor(design, moments.factor, alpha, moments.n_rows)
+    d, gram = design.n_features, moments.gram
     penalty = _penalty(design, alpha)
-    G, scale = _equilibrate(gram[:d, :d] + np.diag(penalty))
-    values, V = np.linalg.eigh(G)
-    # what rounding leaves of an eigenvalue that is zero
-    rounding = max(d, FEW) * moments.eps
-    kept = values > rounding * values.max(initial=0.0)
-    roots = np.sqrt(np.where(kept, values, 1.0))
-    projected = V.T @ (gram[:d, d:] / scale[:, None]) / roots[:, None]
-    answer = _minimum_norm(roots, V, projected, kept, scale, solver="gram")
-    C = answer.coef
+
+    def decompose(G):
+        G, scale = _equilibrate(G)
+        values, V = np.linalg.eigh(G)
+        # what rounding leaves of an eigenvalue that is zero
+        kept = values > max(d, FEW) * moments.eps * values.max(initial=0.0)
+        return _Spectrum(np.sqrt(np.where(kept, values, 0.0)), V, scale, kept)
+
+    spectrum = decompose(gram[:d, :d] + np.diag(penalty))
+    unpenalised = decompose(gram[:d, :d]) if alpha else spectrum
+    g = spectrum.V.T @ (gram[:d, d:] / spectrum.scale[:, None])
+    projected = g[spectrum.kept] / spectrum.roots[spectrum.kept, None]
+    answer = _minimum_norm(spectrum, unpenalised, projected, penalty, "gram")
+    C, total = answer.coef, gram[d:, d:]
     cross = C @ gram[:d, d:]
-    residual = gram[d:, d:] - cross - cross.T + C @ gram[:d, :d] @ C.T
-    return replace(
-        answer,
-        residual=_semidefinite(residual),
-        degrees=_degrees(answer, penalty),
-    )
+    residual = _semidefinite(total - cross - cross.T + C @ gram[:d, :d] @ C.T)
+    cancelled = np.diag(residual) < CANCELLED * moments.eps * np.diag(total)
+    residual[cancelled] = residual[:, cancelled] = np.nan
+    is_safe = spectrum.condition() ** 2 < moments.eps**-0.5
+    return replace(answer, residual=residual, is_safe=is_safe)
 
 
 def _solve_factor(design, factor, alpha, n_rows):
     """Return the coefficients from a matrix R with R'R = gram, tall or triangular."""
     d = design.n_features
     penalty = _penalty(design, alpha)
+
+    def decompose(R):
+        scale = _powers_of_two(np.linalg.norm(R, axis=0))
+        U, s, Vt = np.linalg.svd(R / scale, full_matrices=False)
+        V = Vt.T
+        if len(s) < d:  # all d directions, also where there are fewer rows
+            V = np.hstack([V, np.linalg.qr(V, mode="complete")[0][:, len(s) :]])
+        roots = np.zeros(d)
+        roots[: len(s)] = s
+        rounding = max(n_rows, d, FEW) * np.finfo(float).eps
+        kept = roots > rounding * roots.max(initial=0.0)
+        return _Spectrum(roots, V, scale, kept), U
+
     ridge = np.hstack([np.diag(np.sqrt(penalty)), np.zeros((d, design.n_states))])
     R = np.vstack([factor, ridge]) if alpha else factor
-    scale = _powers_of_two(np.linalg.norm(R[:, :d], axis=0))
-    U, s, Vt = np.linalg.svd(R[:, :d] / scale, full_matrices=False)
-    # all d directions, also where there are fewer rows
-    V = np.linalg.qr(Vt.T, mode="complete")[0] if len(s) < d else Vt.T
-    if len(s) < d:
-        V[:, : len(s)] = Vt.T
-    roots = np.zeros(d)
-    roots[: len(s)] = s
-    projected = np.zeros((d, design.n_states))
-    projected[: len(s)] = U.T @ R[:, d:]
-    kept = roots > n_rows * np.finfo(float).eps * roots.max(initial=0.0)
-    answer = _minimum_norm(roots, V, projected, kept, scale, solver="tsqr")
+    spectrum, U = decompose(R[:, :d])
+    unpenalised = decompose(factor[:, :d])[0] if alpha else spectrum
+    projected = (U.T @ R[:, d:])[spectrum.kept[: U.shape[1]]]
+    answer = _minimum_norm(spectrum, unpenalised, projected, penalty, "tsqr")
     errors = factor[:, d:] - factor[:, :d] @ answer.coef.T
-    return replace(
-        answer, residual=errors.T @ errors, degrees=_degrees(answer, penalty)
-    )
+    return replace(answer, residual=errors.T @ errors)
 
 
-def _minimum_norm(roots, V, projected, kept, scale, solver):
-    """Solve where R / scale = U diag(roots) V' and projected = U'y.
+class _Spectrum(NamedTuple):
+    """A design, or its factor: R / scale = U diag(roots) V'."""
+
+    roots: np.ndarray
+    V: np.ndarray
+    scale: np.ndarray
+    kept: np.ndarray
+
+    def condition(self):
+        """Condition number of the features at about equal length."""
+        full = self.kept.all()
+        return self.roots.max(initial=0.0) / self.roots.min() if full else np.inf
+
+    def lengths(self):
+        """Singular values of the design itself."""
+        return svdvals(self.roots[:, None] * self.V.T * self.scale)
+
+
+def _minimum_norm(spectrum, unpenalised, projected, penalty, solver):
+    """Solve for the coefficients, where `projected` is U'y along what is kept.
 
     Whether a direction counts is decided between features of equal length, so that it
     does not depend on their units. Of all solutions the one of least norm is in the
     units of the data, as from :func:`numpy.linalg.lstsq`.
     """
-    d = len(scale)
+    roots, V, scale, kept = spectrum
     W = V[:, kept] / roots[kept] / scale[:, None]  # W W' = (R'R)^+
     if not kept.all():
         free = np.linalg.qr(V[:, ~kept] / scale[:, None])[0]
         W = W - free @ (free.T @ W)
-    with np.errstate(divide="ignore"):
-        equilibrated = roots.max(initial=0.0) / roots.min() if kept.all() else np.inf
-        lengths = svdvals((roots[:, None] * V.T) * scale) if d else np.ones(1)
-        condition = lengths[0] / lengths[-1] if kept.all() else np.inf
+    K = W @ W.T
+    taken = unpenalised.V[:, ~unpenalised.kept]
     return LeastSquares(
-        coef=(W @ projected[kept]).T,
-        inverse=W @ W.T,
+        coef=(W @ projected).T,
+        inverse=K,
+        # K G K with G = K^-1 - penalty, so that it does not need G's digits
+        covariance=K - (K * penalty) @ K,
+        lengths=unpenalised.lengths(),
         residual=np.empty(0),
-        degrees=np.nan,
-        rank=int(kept.sum()),
-        condition=float(condition),
-        equilibrated_condition=float(equilibrated),
-        dependent=np.linalg.norm(V[:, ~kept], axis=1) > TAKES_PART,
+        # tr(G K) likewise
+        degrees=max(0.0, int(kept.sum()) - float(penalty @ np.diag(K))),
+        rank=int(unpenalised.kept.sum()),
+        dependent=np.linalg.norm(taken, axis=1) > TAKES_PART,
+        is_safe=True,
         solver=solver,
     )
 
@@ -456,11 +508,6 @@ def _semidefinite(S):
     """Take away what rounding made negative."""
     values, V = np.linalg.eigh((S + S.T) / 2)
     return V * np.maximum(values, 0.0) @ V.T
-
-
-def _degrees(answer, penalty):
-    """Return tr(G K): the rank, less what the penalty takes away."""
-    return answer.rank - float(penalty @ np.diag(answer.inverse))
 
 
 def _penalty(design, alpha):
@@ -491,7 +538,7 @@ def _home(device):
     return torch.device("cpu") if device.type == "mps" else device
 
 
-def _at_home(rows):
+def in_double(rows):
     """Return the rows where there is float64."""
     home = _home(rows.x.device)
     tensors = (None if part is None else part.to(home) for part in rows[:4])

@@ -9,6 +9,7 @@ In continuous time, x' = A_0 x + sum_k u_k A_k x + B u + b with u held for dt, a
 L(u) = expm(dt [[A(u), B u + b], [0, 0]]), exactly.
 """
 
+import warnings
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ from sklearn.utils import check_random_state
 from .._arrays import to_numpy
 from ._second_moment import (
     AugmentedOperator,
-    gaussian_nodes,
+    gaussian_rules,
     moment_factors,
     principal_axes,
 )
@@ -28,8 +29,10 @@ from ._second_moment import (
 # Numbers in the step matrices that are held at once.
 CHUNK = 1_000_000
 # The critical input level is looked for up to here.
-HIGHEST_LEVEL = 1e12
+HIGHEST_LEVEL = 1e60
 LEVEL_TOLERANCE = 1e-10
+# Relative change between two rules for an expectation: to stop at, and to accept.
+CONVERGED, TOLERATED = 1e-10, 1e-3
 # Eigenvalues of a correlation matrix may be negative by so much.
 ROUNDING = 1e-9
 
@@ -125,7 +128,7 @@ class BilinearSystem:
     dt: float | None = None
 
     def __post_init__(self):
-        A = np.asarray(to_numpy(self.A), dtype=float)
+        A = np.array(to_numpy(self.A), dtype=float)
         if A.ndim != 3 or A.shape[1] != A.shape[2] or 0 in A.shape:
             raise ValueError(
                 "A must have shape (n_inputs + 1, n_states, n_states); got shape "
@@ -137,16 +140,21 @@ class BilinearSystem:
         for name, shape in shapes.items():
             value = getattr(self, name)
             value = np.zeros(shape) if value is None else to_numpy(value)
-            value = np.asarray(value, dtype=float)
+            value = np.array(value, dtype=float)
             if value.shape != shape:
                 raise ValueError(
                     f"{name} must have shape {shape} to go with A of shape {A.shape}; "
                     f"got {value.shape}."
                 )
             checked[name] = value
+        for name, value in checked.items():
+            if not np.isfinite(value).all():
+                raise ValueError(f"{name} must be finite; it holds NaN or infinity.")
+        _check_covariance(checked["noise_cov"], "noise_cov")
         if self.dt is not None and not self.dt > 0:
             raise ValueError(f"dt must be positive, or None; got {self.dt!r}.")
         for name, value in checked.items():
+            value.flags.writeable = False
             object.__setattr__(self, name, value)  # the way into a frozen dataclass
 
     @property
@@ -174,7 +182,8 @@ class BilinearSystem:
         ndarray of shape (..., (n_inputs + 1) * n_states)
             The state, then each input times the state.
         """
-        x, u = np.asarray(x, dtype=float), np.asarray(u, dtype=float)
+        x = self._checked(x, self.n_states, "x")
+        u = self._checked(u, self.n_inputs, "u")
         lifted = np.concatenate([np.ones((*u.shape[:-1], 1)), u], axis=-1)
         products = lifted[..., :, None] * x[..., None, :]
         n_products = (self.n_inputs + 1) * self.n_states
@@ -193,7 +202,7 @@ class BilinearSystem:
         ndarray of shape (..., n_states + 1, n_states + 1)
             One matrix for each input.
         """
-        u = np.asarray(u, dtype=float)
+        u = self._checked(u, self.n_inputs, "u")
         n, m = self.n_states, self.n_inputs
         lifted = np.concatenate([np.ones((*u.shape[:-1], 1)), u], axis=-1)
         if self.dt is None:
@@ -227,7 +236,8 @@ class BilinearSystem:
         ndarray of shape (..., n_states)
             The states one step later.
         """
-        x, u = np.asarray(x, dtype=float), np.asarray(u, dtype=float)
+        x = self._checked(x, self.n_states, "x")
+        u = self._checked(u, self.n_inputs, "u")
         if self.dt is None:  # without a matrix for each input
             after = self.features(x, u) @ np.hstack(self.A).T + u @ self.B.T
             after = after + self.intercept
@@ -294,11 +304,13 @@ class BilinearSystem:
             W = np.asarray(to_numpy(W), dtype=float)
             if W.shape not in {shape, shape[-2:]}:
                 raise ValueError(f"W must have shape {shape}; got {W.shape}.")
+            if not np.isfinite(W).all():
+                raise ValueError("W must be finite; it holds NaN or infinity.")
         by_step = np.moveaxis(U, -2, 0)  # (T, m) or (T, k, m)
         W = None if W is None else np.moveaxis(W, -2, 0)
         states = np.empty((n_steps + 1, *runs, n))
         states[0] = x0
-        chunk = max(1, CHUNK // (int(np.prod(U.shape[:-2])) * (n + 1) ** 2))
+        chunk = max(1, CHUNK // max(1, int(np.prod(U.shape[:-2])) * (n + 1) ** 2))
         for start in range(0, n_steps, chunk):
             part = slice(start, min(start + chunk, n_steps))
             with np.errstate(over="ignore", invalid="ignore"):
@@ -462,6 +474,10 @@ class BilinearSystem:
     def critical_input_level(self, input_cov=None, input_mean=None):
         """Return by how much inputs may vary before stability is lost.
 
+        In discrete time the spectral radius grows with the level, so that there is one.
+        In continuous time it need not: large inputs may turn a state so fast that it
+        settles. Of several levels, one is then found, by doubling or halving from 1.
+
         Parameters
         ----------
         input_cov : float or array-like of shape (n_inputs,) or (n_inputs, n_inputs), \
@@ -486,12 +502,17 @@ class BilinearSystem:
         if excess(0.0) >= 0:
             return 0.0
         high = 1.0
-        with np.errstate(over="ignore", invalid="ignore"):
-            while high < HIGHEST_LEVEL and excess(high) < 0:
+        if excess(high) >= 0:
+            while excess(high / 2) >= 0:
+                high /= 2
+        else:
+            highest = HIGHEST_LEVEL / np.sqrt(max(1.0, np.abs(cov).max(initial=0.0)))
+            while high < highest and excess(high) < 0:
                 high *= 2
-        if high >= HIGHEST_LEVEL:
-            return np.inf
-        return float(brentq(excess, 0.0, high, rtol=LEVEL_TOLERANCE))
+            if high >= highest:
+                return np.inf
+        tolerance = high * LEVEL_TOLERANCE
+        return float(brentq(excess, high / 2, high, xtol=tolerance))
 
     def input_moments(self, input_cov=None, input_mean=None):
         """Return mean and covariance of the inputs as arrays.
@@ -533,12 +554,7 @@ class BilinearSystem:
             )
         if not np.isfinite(cov).all() or not np.isfinite(mean).all():
             raise ValueError("input_cov and input_mean must be finite.")
-        scale = np.sqrt(np.abs(np.diag(cov)))
-        scale[scale == 0] = 1.0
-        scaled = cov / scale / scale[:, None]
-        smallest = np.linalg.eigvalsh(scaled).min(initial=0.0)
-        if not np.allclose(scaled, scaled.T) or smallest < -ROUNDING:
-            raise ValueError("input_cov must be symmetric and positive semidefinite.")
+        _check_covariance(cov, "input_cov")
         return mean, cov
 
     def stability(self, input_cov=None, input_mean=None):
@@ -569,6 +585,14 @@ class BilinearSystem:
             critical_input_level=self.critical_input_level(input_cov, input_mean),
         )
 
+    def _checked(self, values, width, name):
+        values = np.asarray(to_numpy(values), dtype=float)
+        if values.ndim == 0 or values.shape[-1] != width:
+            raise ValueError(
+                f"{name} must have shape (..., {width}); got {values.shape}."
+            )
+        return values
+
     def _lifted_matrices(self, last=1.0):
         """Return L_0, ..., L_m; in the last corner of L_0 stands `last`."""
         m, n = self.n_inputs, self.n_states
@@ -582,12 +606,24 @@ class BilinearSystem:
     def _lifted_factors(self, mean, cov):
         """Return the F_i of the lifted state."""
         if self.dt is None:
-            ut = np.concatenate([[1.0], mean])
-            M = np.outer(ut, ut)
-            M[1:, 1:] += cov
-            return moment_factors(self._lifted_matrices(), M)
-        nodes, weights = gaussian_nodes(mean, cov)
-        return np.sqrt(weights)[:, None, None] * self.transition(nodes)
+            return moment_factors(self._lifted_matrices(), mean, cov)
+        before = change = np.inf
+        for nodes, weights in gaussian_rules(mean, cov):
+            factors = np.sqrt(weights)[:, None, None] * self.transition(nodes)
+            squares = np.tensordot(factors, factors, axes=([0, 2], [0, 2]))
+            change = np.linalg.norm(squares - before) / np.linalg.norm(squares)
+            if len(nodes) == 1 or change < CONVERGED:
+                return factors
+            before = squares
+        if not change < TOLERATED:
+            warnings.warn(
+                "Inputs vary so much within a step that the expectation over them is "
+                f"not known: it changes by {change:.2g} between two rules. Stability "
+                "and covariances are unreliable; shorten dt, or the inputs.",
+                UserWarning,
+                stacklevel=2,
+            )
+        return factors
 
     def _settle(self, factors, noise_cov):
         """Return the covariance of x in the fixed point of [x ; 1]."""
@@ -599,15 +635,21 @@ class BilinearSystem:
                 "The system is not mean-square stable under these inputs: the spectral "
                 f"radius of the augmented operator is {radius:.6g}, not below 1."
             )
-        # [0, 1] F_i = sqrt(w_i) [0, 1], so that the last column of sum_i F_i S F_i'
-        # is the mean of the next state
+        # the last row of F_i is [0, c_i], with sum c_i^2 = 1; sum c_i F_i is the mean
         corner = factors[:, n, n]
         mean_A = np.einsum("i,iab->ab", corner, factors[:, :n, :n])
         mean_b = np.einsum("i,ia->a", corner, factors[:, :n, n])
         x = np.linalg.solve(np.eye(n) - mean_A, mean_b)
-        S = np.zeros((n + 1, n + 1))
-        S[:n, n] = S[n, :n] = x
-        S[n, n] = 1.0
-        drive = AugmentedOperator(factors)(S)[:n, :n]
-        covariance = operator.solve(drive + noise_cov) - np.outer(x, x)
-        return (covariance + covariance.T) / 2
+        # of what the inputs make of the mean state: second moments less their squares
+        # would cancel
+        drive = factors[:, :n, :n] @ x + factors[:, :n, n] - np.outer(corner, x)
+        return operator.solve(drive.T @ drive + noise_cov)
+
+
+def _check_covariance(cov, name):
+    scale = np.sqrt(np.abs(np.diag(cov)))
+    scale[scale == 0] = 1.0
+    scaled = cov / scale / scale[:, None]
+    smallest = np.linalg.eigvalsh(scaled).min(initial=0.0)
+    if not np.allclose(scaled, scaled.T) or smallest < -ROUNDING:
+        raise ValueError(f"{name} must be symmetric and positive semidefinite.")

@@ -5,11 +5,12 @@ from numbers import Integral, Real
 from typing import ClassVar
 
 import numpy as np
+import torch
 from scipy.stats import t as student
-from sklearn import config_context, get_config
+from sklearn import config_context
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.metrics import r2_score
-from sklearn.utils import check_random_state
+from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .._arrays import (
@@ -19,13 +20,14 @@ from .._arrays import (
     resolve_device,
     resolve_dtype,
     to_numpy,
-    to_tensor,
     unpack_state,
 )
 from .._compat import Interval, StrOptions, check_same_namespace, fit_context
 from .._validation import (
+    as_stored,
     check_trajectories,
     check_transitions,
+    number_rules,
     stack_trajectories,
     unharmed,
 )
@@ -33,8 +35,7 @@ from ._bilinear_least_squares import (
     LiftedDesign,
     Rows,
     accumulate,
-    coefficient_covariance,
-    is_well_conditioned,
+    in_double,
     least_squares,
     predict_rows,
     solve_moments,
@@ -49,8 +50,10 @@ from ._second_moment import principal_axes
 
 # Names of columns that a warning lists before it only counts them.
 MOST_NAMES = 8
-# Rows whose step matrices are held at once in continuous time.
-CONTINUOUS_ROWS = 10_000
+# Numbers in the step matrices that are held at once in continuous time.
+CHUNK = 1_000_000
+# An input is constant if it varies by no more than so many rounding errors.
+CONSTANT = 100
 # What a fit leaves behind only if `uncertainty` asks for it.
 _OPTIONAL = ("noise_cov_", "coef_se_", "intercept_se_")
 
@@ -90,7 +93,9 @@ class BilinearSystemIdentifier(MultiOutputMixin, RegressorMixin, BaseEstimator):
           slower, with all digits for features that are nearly dependent.
         - "lstsq": with all features of all rows in memory.
         - "auto": "gram", and "tsqr" if it would lose half of the digits, "lstsq" if
-          there are fewer rows than features. In `partial_fit` always "gram".
+          there are fewer rows than features.
+
+        `partial_fit` knows "gram" and "tsqr" only, and takes the others for "gram".
     block_size : int, default=None
         Rows that are worked on at once. None takes what fits into a processor's cache.
     missing : {"raise", "drop"}, default="raise"
@@ -111,8 +116,9 @@ class BilinearSystemIdentifier(MultiOutputMixin, RegressorMixin, BaseEstimator):
     device : str, default="cpu"
         Where to compute: "cpu", "cuda", "cuda:1", "mps" or "auto".
     dtype : {"auto", "float64", "float32"}, default="auto"
-        Precision of the features; sums are always float64. "auto" is float64 unless X
-        is float32 or the device has no float64.
+        Precision of the features; sums of blocks are float64. "auto" is float64 unless
+        X is float32 or the device has no float64. "tsqr", "lstsq" and, with "auto",
+        `partial_fit` work in float64 always.
 
     Attributes
     ----------
@@ -125,15 +131,16 @@ class BilinearSystemIdentifier(MultiOutputMixin, RegressorMixin, BaseEstimator):
     coef_ : ndarray of shape (n_states_, n_terms)
         The coefficients side by side: ``A_[0]``, ``A_[1]``, ..., and ``B_`` if there
         is one. Among those that fit equally well, they have the least norm.
-    term_names_ : ndarray of str of shape (n_terms,)
-        What each of them multiplies.
+    term_names_ : ndarray of object of shape (n_terms,)
+        What each of them multiplies, as strings.
     system_ : BilinearSystem
         The model by itself.
     noise_cov_ : ndarray of shape (n_states_, n_states_)
         Covariance of what a step adds to its prediction. NaN without more rows than
         features. Only with `uncertainty`.
     coef_se_ : ndarray of shape (n_states_, n_terms)
-        Standard errors of `coef_`. Only with `uncertainty`.
+        Standard errors of `coef_`; infinite for terms that cannot be told apart. Only
+        with `uncertainty`.
     intercept_se_ : ndarray of shape (n_states_,)
         Those of `intercept_`. Only with `uncertainty`.
     gram_ : ndarray of shape (d + n_states_, d + n_states_)
@@ -182,7 +189,10 @@ class BilinearSystemIdentifier(MultiOutputMixin, RegressorMixin, BaseEstimator):
     Notes
     -----
     A fit costs ``(d + n)**2`` multiplications per row, for n states and d features,
-    and holds one block of features beside the data.
+    and holds one block of features beside the data. Pieces in `partial_fit` and `merge`
+    give what `fit` gives to all rows, up to rounding: to 1e-12 for features of a
+    condition number below about 100, and its square times 1e-16 beyond, unless
+    ``solver="tsqr"``.
 
     The model sees one row at a time and needs no ids of episodes. Scaling X in a
     pipeline changes the units of the state before a step and not of that after it:
@@ -291,7 +301,9 @@ class BilinearSystemIdentifier(MultiOutputMixin, RegressorMixin, BaseEstimator):
         """
         rows, design, dtype = self._prepare(X, y, sample_weight, reset=True)
         with few_threads(rows.x.numel() + rows.u.numel()):
-            moments = self._accumulate(design, rows, dtype)
+            rows, dtype, moments = self._accumulate(
+                design, rows, dtype, factor=self.solver == "tsqr"
+            )
             moments, answer = least_squares(
                 design,
                 rows,
@@ -304,7 +316,7 @@ class BilinearSystemIdentifier(MultiOutputMixin, RegressorMixin, BaseEstimator):
             )
         self._keep(X, design, moments, answer)
         if answer.rank < design.n_features and self.alpha == 0:
-            warnings.warn(self._describe_dependence(answer), UserWarning, stacklevel=2)
+            warnings.warn(self._describe_dependence(answer), UserWarning, stacklevel=4)
         return self
 
     @unharmed
@@ -340,16 +352,28 @@ class BilinearSystemIdentifier(MultiOutputMixin, RegressorMixin, BaseEstimator):
         """
         first = not hasattr(self, "_moments")
         rows, design, dtype = self._prepare(X, y, sample_weight, reset=first)
-        if not first and design != self._design:
-            raise ValueError(
-                f"Earlier rows were fitted as {self._design}, these would be as "
-                f"{design}. Fit anew after a change of the model's terms."
-            )
+        factor = self.solver == "tsqr"
+        if not first:
+            self._require_same_terms(design)
+            if factor and self._moments.factor is None:
+                raise ValueError(
+                    "solver='tsqr' keeps a factor from the first row on, and earlier "
+                    "rows were seen without one. Begin anew with it."
+                )
+            factor = self._moments.factor is not None
+        if (
+            self.dtype == "auto"
+            and dtype == torch.float32
+            and rows.x.device.type != "mps"
+        ):
+            dtype = torch.float64  # no second pass can repair what is lost
         with few_threads(rows.x.numel() + rows.u.numel()):
-            moments = self._accumulate(design, rows, dtype)
-        return self._add(X, design, moments if first else self._moments + moments)
+            _, _, moments = self._accumulate(design, rows, dtype, factor=factor)
+        self._add(X, design, moments if first else self._moments + moments, depth=5)
+        return self
 
     @unharmed
+    @fit_context(prefer_skip_nested_validation=True)
     def merge(self, other):
         """Add the rows that another model has seen, as from another machine.
 
@@ -385,12 +409,14 @@ class BilinearSystemIdentifier(MultiOutputMixin, RegressorMixin, BaseEstimator):
         ours, theirs = (
             list(model._column_names(model._design)) for model in (self, other)
         )
-        if self._design != other._design or ours != theirs:
+        if ours != theirs:
             raise ValueError(
-                f"Models of different terms do not merge: {self._design} with columns "
-                f"{ours}, and {other._design} with {theirs}."
+                f"Models of different columns do not merge: {ours}, {theirs}."
             )
-        return self._add(self.coef_, self._design, self._moments + other._moments)
+        self._require_same_terms(other._design)
+        moments = self._moments + other._moments
+        self._add(self.coef_, self._design, moments, depth=5)
+        return self
 
     def fit_trajectories(self, states, inputs=None):
         """Find the matrices from episodes, which may differ in length.
@@ -434,13 +460,10 @@ class BilinearSystemIdentifier(MultiOutputMixin, RegressorMixin, BaseEstimator):
         check_is_fitted(self)
         check_same_namespace(X, self, attribute="coef_", method="predict")
         device = resolve_device(self.device, fall_back=True)
-        dtype = resolve_dtype(self.dtype, X, device)
-        finite = "allow-nan" if self.missing == "drop" else True
-        raw = X if get_config()["array_api_dispatch"] else to_numpy(X)
-        checked = validate_data(
-            self, raw, reset=False, dtype="numeric", ensure_all_finite=finite
-        )
-        values = to_tensor(checked, device=device, dtype=dtype)
+        raw, rules = number_rules(X, allow_nan=self.missing == "drop")
+        checked = validate_data(self, raw, reset=False, **rules)
+        dtype = resolve_dtype(self.dtype, checked, device)
+        values = as_stored(checked, device, dtype)
         rows = Rows(values[:, : self.n_states_], values[:, self.n_states_ :], None)
         with few_threads(values.numel()):
             if self._design.dt is None:
@@ -450,7 +473,8 @@ class BilinearSystemIdentifier(MultiOutputMixin, RegressorMixin, BaseEstimator):
                 result = predict_rows(self._design, rows, coef, self.block_size, dtype)
                 result = to_numpy(result)
             else:
-                result = self._step_continuously(*(to_numpy(part) for part in rows[:2]))
+                x, u = (to_numpy(part.to(dtype)) for part in rows[:2])
+                result = self._step_continuously(x, u)
         return follow(X)(result[:, 0] if self._is_scalar else result)
 
     def score(self, X, y, sample_weight=None):
@@ -472,11 +496,15 @@ class BilinearSystemIdentifier(MultiOutputMixin, RegressorMixin, BaseEstimator):
             the mean. With ``missing="drop"``, of the rows without NaN.
         """
         predicted = to_numpy(self.predict(X))
-        y = np.asarray(to_numpy(y))
+        y = check_array(
+            to_numpy(y),
+            dtype=np.float64,
+            ensure_2d=False,
+            ensure_all_finite="allow-nan",
+        )
         weight = None if sample_weight is None else np.asarray(to_numpy(sample_weight))
         if self.missing == "drop":
-            both = np.column_stack([predicted, y])
-            kept = ~np.isnan(np.asarray(both, dtype=float)).any(axis=1)
+            kept = ~np.isnan(np.column_stack([predicted, y])).any(axis=1)
             predicted, y = predicted[kept], y[kept]
             weight = weight if weight is None else weight[kept]
         with config_context(array_api_dispatch=False):
@@ -546,9 +574,16 @@ class BilinearSystemIdentifier(MultiOutputMixin, RegressorMixin, BaseEstimator):
         check_is_fitted(self)
         if horizon is not None and not (isinstance(horizon, Integral) and horizon > 0):
             raise ValueError(f"horizon must be a positive integer; got {horizon!r}.")
-        pairs, _ = check_trajectories(states, inputs)
+        pairs, names = check_trajectories(states, inputs)
+        if pairs[0][1].shape[1] != self.n_inputs_:
+            raise ValueError(
+                f"The model has {self.n_inputs_} inputs; got {pairs[0][1].shape[1]}."
+            )
+        seen = list(getattr(self, "feature_names_in_", []))
+        if names is not None and seen and list(names) != seen:
+            raise ValueError(f"The columns are {list(names)}; the model saw {seen}.")
         measured, simulated = [], []
-        system = self.system_
+        system, n_together = self.system_, max(1, CHUNK // (self.n_states_ + 1) ** 2)
         for x, u in pairs:
             x, u = np.asarray(x, dtype=float), np.asarray(u, dtype=float)
             if not np.isfinite(x).all() or not np.isfinite(u).all():
@@ -557,16 +592,19 @@ class BilinearSystemIdentifier(MultiOutputMixin, RegressorMixin, BaseEstimator):
                 )
             steps = min(horizon or len(u), len(u))
             n_whole = len(u) // steps * steps  # runs of full length go together
+            x0, U = (
+                x[:n_whole:steps],
+                u[:n_whole].reshape(len(u) // steps, steps, u.shape[1]),
+            )
             runs = [
-                (
-                    x[:n_whole:steps],
-                    u[:n_whole].reshape(len(u) // steps, steps, self.n_inputs_),
-                ),
-                (x[n_whole:-1:steps], u[n_whole:][None]),
+                (x0[i : i + n_together], U[i : i + n_together])
+                for i in range(0, len(x0), n_together)
             ]
-            for x0, U in runs[: 1 + (n_whole < len(u))]:
+            if n_whole < len(u):
+                runs.append((x[n_whole][None], u[n_whole:][None]))
+            for initial, held in runs:
                 try:
-                    states_after = system.simulate(x0, U)[:, 1:]
+                    states_after = system.simulate(initial, held)[:, 1:]
                 except StateOverflowError:
                     return -np.inf
                 simulated.append(states_after.reshape(-1, self.n_states_))
@@ -596,8 +634,11 @@ class BilinearSystemIdentifier(MultiOutputMixin, RegressorMixin, BaseEstimator):
         Notes
         -----
         Estimate plus and minus a quantile of Student's distribution times `coef_se_`:
-        right for long trajectories of stable systems. With `alpha`, the interval is
-        one for the mean of the estimate, which is smaller than the truth.
+        right for long trajectories of stable systems. Infinite for terms that cannot be
+        told apart. With `alpha`, the interval is one for the mean of the estimate,
+        which is smaller than the truth. In continuous time it is one for what the
+        difference quotient estimates; with ``derivative="trapezoid"`` and noise that
+        drives the state, this is not the truth.
         """
         check_is_fitted(self)
         if not 0 < level < 1:
@@ -618,14 +659,15 @@ class BilinearSystemIdentifier(MultiOutputMixin, RegressorMixin, BaseEstimator):
             Probability that the bound fails.
         design : {"dependent", "fixed"}, default="dependent"
             "dependent" is the self-normalised bound, valid for the rows of a
-            trajectory, whose states depend on the noise before. "fixed" is smaller, and
-            valid where they do not, as for rows that were drawn independently.
+            trajectory, whose states depend on the noise before, and sub-Gaussian noise.
+            "fixed" is smaller, and valid where they do not, as for rows that were drawn
+            independently, and Gaussian noise.
 
         Returns
         -------
         float
             With probability ``1 - delta``, no less than the spectral norm of the error
-            of ``[coef_, intercept_]``, for sub-Gaussian noise of the estimated size.
+            of ``[coef_, intercept_]``, if the noise is of the estimated size.
 
         Raises
         ------
@@ -651,8 +693,13 @@ class BilinearSystemIdentifier(MultiOutputMixin, RegressorMixin, BaseEstimator):
                 "for least squares, alpha=0."
             )
         s = np.sqrt(np.linalg.eigvalsh(self._rate_cov())[-1])
-        G = self._moments.gram[:d, :d]
-        return float(bounds[design](s, self.n_states_, G, delta))
+        bound = bounds[design](s, self.n_states_, self._answer.lengths**2, delta)
+        if not np.isfinite(bound):
+            raise ValueError(
+                "The features are of so different size, or so nearly dependent, that "
+                "the bound is beyond what a float can hold."
+            )
+        return float(bound)
 
     def stability(self, input_cov=None, input_mean=None):
         """Tell what becomes of the state under random inputs.
@@ -710,9 +757,9 @@ class BilinearSystemIdentifier(MultiOutputMixin, RegressorMixin, BaseEstimator):
         check_is_fitted(self)
         mean = to_numpy(self.input_mean_)
         if input_cov is None:
-            cov = to_numpy(self.input_second_moment_) - np.outer(mean, mean)
-            root = principal_axes((cov + cov.T) / 2)
-            input_cov = root @ root.T  # without what rounding made negative
+            # the moments keep deviations; squares of a large mean would hide them
+            axes = principal_axes(self._moments.input_scatter / self._moments.weight)
+            input_cov = axes @ axes.T
             input_mean = mean if input_mean is None else input_mean
         return self.system_.input_moments(input_cov, input_mean)
 
@@ -734,14 +781,22 @@ class BilinearSystemIdentifier(MultiOutputMixin, RegressorMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If standard errors were not estimated.
+            If standard errors were not estimated, features are linearly dependent, or
+            `n_systems` is not positive.
         """
         check_is_fitted(self)
+        if n_systems < 1:
+            raise ValueError(f"n_systems must be at least 1; got {n_systems!r}.")
         self._require_noise("sample_systems")
+        if self.rank_ < self._design.n_features and not self._alpha_used:
+            raise ValueError(
+                f"{self._design.n_features} features of rank {self.rank_}: there is no "
+                "distribution of coefficients that cannot be told apart."
+            )
         return draw_systems(
             self.system_,
             self._rate_cov(),
-            coefficient_covariance(self._moments, self._answer),
+            self._answer.covariance,
             has_input_matrix=self._design.input_matrix,
             n_systems=n_systems,
             rng=check_random_state(random_state),
@@ -850,90 +905,115 @@ class BilinearSystemIdentifier(MultiOutputMixin, RegressorMixin, BaseEstimator):
             input_matrix=self.input_matrix,
             intercept=self.fit_intercept,
             dt=self.dt if self.time == "continuous" else None,
-            midpoint=self.derivative == "trapezoid",
+            midpoint=self.time == "continuous" and self.derivative == "trapezoid",
         )
         if reset:
             self._is_scalar = is_scalar
         return Rows(x, u, y, weight, drop), design, dtype
 
-    def _accumulate(self, design, rows, dtype):
-        """Sum over the rows; refuse what has no sum."""
-        moments = accumulate(
-            design, rows, self.block_size, dtype, factor=self.solver == "tsqr"
-        )
+    def _require_same_terms(self, design):
+        """Refuse to add rows for other features than those of earlier rows."""
+        changes = [
+            f"{name}={earlier!r}, now {now!r}"
+            for (name, earlier), now in zip(
+                vars(self._design).items(), vars(design).values()
+            )
+            if earlier != now
+        ]
+        if changes:
+            raise ValueError(
+                f"The rows seen so far were for {'; '.join(changes)}. Fit anew after a "
+                "change of states, inputs or terms."
+            )
+
+    def _accumulate(self, design, rows, dtype, *, factor):
+        """Sum over the rows; refuse what has no sum. Return what it was done with."""
+        if factor or self.solver == "lstsq":
+            rows, dtype = in_double(rows), torch.float64
+        moments = accumulate(design, rows, self.block_size, dtype, factor=factor)
         if moments.n_rows == 0:
             raise ValueError(
                 f"No row is left: all of the {moments.n_dropped} that count have NaN."
             )
-        finite = np.isfinite(np.diag(moments.gram)[: design.n_features])
-        if not np.isfinite(moments.gram).all():
-            names = self._names(design)[~finite]
+        bad, what = _out_of_range(moments, torch.finfo(dtype))
+        if bad.any() and dtype == torch.float32:
+            rows, dtype = in_double(rows), torch.float64
+            moments = accumulate(design, rows, self.block_size, dtype, factor=factor)
+            bad, what = _out_of_range(moments, torch.finfo(dtype))
+        if bad.any():
+            names = self._names(design)[bad[: design.n_features]]
             raise ValueError(
-                f"Products of the data overflow ({_listed(names) or 'next states'}). "
-                "Scale states and inputs to smaller numbers."
+                f"Products of the data {what} ({_listed(names) or 'next states'}). "
+                "Choose other units for states and inputs."
             )
-        return moments
+        return rows, dtype, moments
 
-    def _add(self, X, design, moments):
-        """Solve for all rows seen so far."""
+    def _add(self, X, design, moments, *, depth):
+        """Solve for all rows seen so far; warn the caller `depth` frames above."""
         answer = solve_moments(design, moments, self.alpha)
         self._keep(X, design, moments, answer)
-        if moments.n_rows >= design.n_features and self.alpha == 0:
-            if answer.rank < design.n_features:
-                warnings.warn(
-                    self._describe_dependence(answer), UserWarning, stacklevel=2
-                )
-            elif answer.solver == "gram" and not is_well_conditioned(answer, moments):
-                warnings.warn(
-                    "Features are nearly dependent (condition number "
-                    f"{answer.equilibrated_condition:.2g} after scaling), so that more "
-                    "than half of the digits are lost. Use solver='tsqr'.",
-                    UserWarning,
-                    stacklevel=2,
-                )
-        return self
+        enough = moments.n_rows >= design.n_features
+        single = moments.eps > np.finfo(float).eps
+        more = " dtype='float64' keeps more." if single else ""
+        if enough and self.alpha == 0 and answer.rank < design.n_features:
+            message = self._describe_dependence(answer) + more
+            warnings.warn(message, UserWarning, stacklevel=depth)
+        elif enough and not answer.is_safe:
+            warnings.warn(
+                "Features are nearly dependent, so that more than half of the digits "
+                f"are lost. Fit anew with solver='tsqr'.{more}",
+                UserWarning,
+                stacklevel=depth,
+            )
+        if self.uncertainty and enough and np.isnan(answer.residual).any():
+            warnings.warn(
+                "Residuals are so small that sums of squares do not show them: noise "
+                "and standard errors are NaN. Fit anew with solver='tsqr', or `fit` to "
+                "all rows at once.",
+                UserWarning,
+                stacklevel=depth,
+            )
 
     def _keep(self, X, design, moments, answer):
         """Copy the answer into attributes."""
         n, m, n_products = design.n_states, design.n_inputs, design.n_products
         C = answer.coef
         n_terms = design.n_features - design.intercept
-        total = moments.inputs[0, 0]
+        mean = moments.input_mean
+        spread = moments.input_scatter / moments.weight
         found = {
             "A_": C[:, :n_products].reshape(n, m + 1, n).transpose(1, 0, 2).copy(),
             "B_": C[:, n_products:n_terms].copy(),
             "intercept_": C[:, n_terms].copy() if design.intercept else np.zeros(n),
             "coef_": C[:, :n_terms].copy(),
-            "input_mean_": moments.inputs[0, 1:] / total,
-            "input_second_moment_": moments.inputs[1:, 1:] / total,
+            "input_mean_": mean,
+            "input_second_moment_": spread + np.outer(mean, mean),
         }
         if not design.input_matrix:
             found["B_"] = np.zeros((n, m))
         for name in _OPTIONAL:  # that an earlier fit may have left
             vars(self).pop(name, None)
+        self._design, self._moments, self._answer = design, moments, answer
         if self.uncertainty:
-            degrees = total - answer.degrees
-            rate_cov = np.full((n, n), np.nan)
-            if degrees > 1e-9 * total:
-                rate_cov = answer.residual / degrees
-            V = coefficient_covariance(moments, answer)
-            variances = np.outer(np.diag(rate_cov), np.diag(V))
+            rate_cov = self._rate_cov()
+            variances = np.outer(np.diag(rate_cov), np.diag(answer.covariance))
             errors = np.sqrt(np.maximum(variances, 0.0))
+            if self.alpha == 0:  # nothing is known of what cannot be told apart
+                errors[:, answer.dependent] = np.inf
             found["coef_se_"] = errors[:, :n_terms].copy()
             found["intercept_se_"] = (
                 errors[:, n_terms].copy() if design.intercept else np.zeros(n)
             )
-            found["noise_cov_"] = rate_cov * (design.dt or 1.0) ** 2
+            found["noise_cov_"] = _step_noise(rate_cov, design, found, mean)
         put = follow(X)
         vars(self).update({name: put(value) for name, value in found.items()})
         self.n_states_, self.n_inputs_ = n, m
         self.n_samples_seen_ = moments.n_rows
         self.n_dropped_ = moments.n_dropped
-        self.sum_of_weights_ = float(total)
+        self.sum_of_weights_ = moments.weight
         self.rank_ = answer.rank
         self.condition_number_ = answer.condition
         self.solver_used_ = answer.solver
-        self._design, self._moments, self._answer = design, moments, answer
         self._alpha_used = self.alpha
 
     def _has_noise(self):
@@ -947,22 +1027,32 @@ class BilinearSystemIdentifier(MultiOutputMixin, RegressorMixin, BaseEstimator):
                 f"{what} needs an estimate of the noise; fit with uncertainty=True."
             )
         if not self._has_noise():
-            raise ValueError(
-                f"{what} needs an estimate of the noise, but {self.n_samples_seen_} "
-                f"rows for {self._design.n_features} features leave none."
-            )
+            rows, weight = self.n_samples_seen_, self.sum_of_weights_
+            why = f"{rows} rows for {self._design.n_features} features leave none."
+            if weight != rows:
+                why = (
+                    f"rows whose weights sum to {weight:g} leave none for "
+                    f"{self._design.n_features} features; a weight is a number of "
+                    "repetitions."
+                )
+            if np.isnan(self._answer.residual).any():
+                why = "residuals are too small for sums of squares to show them."
+            raise ValueError(f"{what} needs an estimate of the noise, but {why}")
 
     def _rate_cov(self):
-        """Return the noise in the units of what was regressed."""
-        return to_numpy(self.noise_cov_) / (self._design.dt or 1.0) ** 2
+        """Return the covariance of the residuals of what was regressed."""
+        answer, weight = self._answer, self._moments.weight
+        degrees = weight - answer.degrees
+        if degrees <= 1e-9 * weight:
+            return np.full_like(answer.residual, np.nan)
+        return answer.residual / degrees
 
     def _step_continuously(self, x, u):
         """Predict in continuous time: one exact step with the inputs held."""
         system = self.system_
-        parts = [
-            system.step(x[start : start + CONTINUOUS_ROWS], u[start:][:CONTINUOUS_ROWS])
-            for start in range(0, len(x), CONTINUOUS_ROWS)
-        ]
+        n_rows = max(1, CHUNK // (self.n_states_ + 1) ** 2)
+        starts = range(0, len(x), n_rows)
+        parts = [system.step(x[i : i + n_rows], u[i : i + n_rows]) for i in starts]
         return np.concatenate(parts).astype(x.dtype)
 
     def _column_names(self, design):
@@ -992,9 +1082,11 @@ class BilinearSystemIdentifier(MultiOutputMixin, RegressorMixin, BaseEstimator):
         )
         if self.n_samples_seen_ < d:
             return message + f" There are only {self.n_samples_seen_} rows."
-        second = to_numpy(self.input_second_moment_).diagonal()
-        variance = second - to_numpy(self.input_mean_) ** 2
-        constant = variance <= d * np.finfo(float).eps * second
+        moments = self._moments
+        variance = np.diag(moments.input_scatter) / moments.weight
+        constant = (
+            variance <= (CONSTANT * np.finfo(float).eps * moments.input_mean) ** 2
+        )
         if constant.any():
             inputs = self._column_names(self._design)[self.n_states_ :][constant]
             message += f" Constant inputs: {_listed(inputs)}."
@@ -1018,3 +1110,22 @@ def _listed(names):
     more = len(names) - MOST_NAMES
     shown = ", ".join(names[:MOST_NAMES])
     return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _out_of_range(moments, info):
+    """Tell which sums of squares a float cannot hold, and what happens to them."""
+    squares = np.diag(moments.gram)
+    if not np.isfinite(moments.gram).all():
+        return ~np.isfinite(moments.gram).all(0), "overflow"
+    return (squares > 0) & (squares < info.tiny / info.eps), "underflow"
+
+
+def _step_noise(rate_cov, design, found, mean):
+    """Return the noise of a step from that of the rate, at the mean of the inputs."""
+    if design.dt is None:
+        return rate_cov
+    J = np.eye(design.n_states)
+    if design.midpoint:  # the residual has half of the noise, in the midpoint, as well
+        A = found["A_"][0] + np.tensordot(mean, found["A_"][1:], axes=1)
+        J = np.linalg.inv(J - design.dt / 2 * A)
+    return design.dt**2 * J @ rate_cov @ J.T

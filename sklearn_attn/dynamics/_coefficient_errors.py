@@ -22,22 +22,24 @@ SUM = 2.2899
 REACH = 40
 
 
-def fixed_design_bound(s, n, G, delta):
-    """Bound the spectral norm of the error for features that are no random numbers."""
-    d = len(G)
-    radius = np.sqrt(n) + np.sqrt(d) + np.sqrt(2 * np.log(1 / delta))
-    return s * radius / np.sqrt(np.linalg.eigvalsh(G)[0])
+def fixed_design_bound(s, n, values, delta):
+    """Bound the spectral norm of the error for features that are no random numbers.
+
+    `s` is the standard deviation of the noise, `values` are the eigenvalues of G.
+    """
+    radius = np.sqrt(n) + np.sqrt(len(values)) + np.sqrt(2 * np.log(1 / delta))
+    return s * radius / np.sqrt(values.min())
 
 
-def self_normalized_bound(s, n, G, delta):
+def self_normalized_bound(s, n, values, delta):
     """Bound the spectral norm of the error for features that depend on the noise."""
-    values = np.linalg.eigvalsh(G)
-    k = np.round(np.log2(values[0])) + np.arange(-REACH, REACH + 1)
+    smallest = values.min()
+    k = np.round(np.log2(smallest)) + np.arange(-REACH, REACH + 1)
     lam = np.exp2(k)
     log_det = np.log1p(values / lam[:, None]).sum(1)
     log_delta = np.log(SUM * (1 + np.abs(k)) ** 2 / delta)
     squares = 8 * (n * np.log(5) + log_det / 2 + log_delta)
-    return s * np.sqrt((squares * (1 + lam / values[0]) / values[0]).min())
+    return s * np.sqrt((squares * (1 + lam / smallest) / smallest).min())
 
 
 def draw_systems(system, rate_cov, V, *, has_input_matrix, n_systems, rng):

@@ -145,7 +145,7 @@ class StabilityDisplay:
         """
         critical = system.critical_input_level(input_cov, input_mean)
         last = BEYOND * max(1.0, critical if np.isfinite(critical) else 1.0)
-        levels = np.linspace(0, last, N_LEVELS)
+        levels = np.sort(np.append(np.linspace(0, last, N_LEVELS), 1.0))
         mean, cov = system.input_moments(input_cov, input_mean)
         radii = [system.spectral_radius(level**2 * cov, mean) for level in levels]
         operator = system.augmented_operator(cov, mean)

@@ -111,7 +111,7 @@ class TrajectoryDisplay:
         cls,
         estimator: Any,
         states: Any,
-        inputs: Any,
+        inputs: Any = None,
         *,
         level: float | None = 0.95,
         n_systems: int = 100,
@@ -131,9 +131,9 @@ class TrajectoryDisplay:
             A fitted model.
         states : array-like of shape (n_steps + 1, n_states) or (n_states,)
             Measured states. The first alone draws what is to be expected.
-        inputs : array-like of shape (n_steps, n_inputs)
+        inputs : array-like of shape (n_steps, n_inputs), default=None
             The inputs of each step. With as many inputs as states, the last is left
-            out.
+            out. None is no input.
         level : float, default=0.95
             Share of the runs within the band. None draws no band.
         n_systems : int, default=100
@@ -164,7 +164,10 @@ class TrajectoryDisplay:
         """
         if level is not None and not 0 < level < 1:
             raise ValueError(f"level must be between 0 and 1; got {level!r}.")
-        x, u = (np.asarray(to_numpy(part), dtype=float) for part in (states, inputs))
+        x = np.asarray(to_numpy(states), dtype=float)
+        if inputs is None:
+            inputs = np.zeros((max(0, len(x) - 1), 0))
+        u = np.asarray(to_numpy(inputs), dtype=float)
         x0 = x if x.ndim == 1 else x[0]
         measured = x if x.ndim == 2 and len(x) > 1 else None
         if measured is not None and len(u) == len(x):

@@ -272,7 +272,77 @@ def test_in_continuous_time_a_second_moment_grows_by_the_expected_step():
     assert system.spectral_radius(0.0) == pytest.approx(np.exp(2 * dt * a), rel=1e-12)
 
 
-def test_with_many_inputs_two_points_an_axis_are_enough():
+def test_a_mean_does_not_hide_the_spread():
+    for c in (1e4, 1e8):
+        system = BilinearSystem([[[0.5 - 0.4 * c]], [[0.4]]], noise_cov=[[1.0]])
+        # E A(u)^2 = .5^2 + .4^2 s^2
+        assert system.spectral_radius(1.0, [c]) == pytest.approx(0.41, rel=1e-6)
+        S = system.stationary_covariance(1.0, [c])
+        assert S[0, 0] == pytest.approx(1 / 0.59, rel=1e-6)
+    far = BilinearSystem([[[0.5]]], intercept=[1e8], noise_cov=[[0.75]])
+    assert far.stationary_covariance()[0, 0] == pytest.approx(1)
+    slow = BilinearSystem([[[1 - 1e-6]]], intercept=[1e3], noise_cov=[[1.0]])
+    expected = 1 / (1 - (1 - 1e-6) ** 2)
+    assert slow.stationary_covariance()[0, 0] == pytest.approx(expected, rel=1e-6)
+
+
+def test_cascades_are_found_state_by_state():
+    n = 40
+    for below in (0.7, 3.0):
+        A = np.array([0.3 * np.eye(n) + below * np.eye(n, k=-1), 0.1 * np.eye(n)])
+        system = BilinearSystem(A)
+        for level in (4.0, 9.0):
+            expected = 0.3**2 + (0.1 * level) ** 2
+            assert system.spectral_radius(level**2) == pytest.approx(expected)
+        assert system.critical_input_level() == pytest.approx(np.sqrt(1 - 0.09) / 0.1)
+    shift = AugmentedOperator(np.eye(25, k=1)[None])
+    assert shift.spectral_radius() == 0
+
+
+@pytest.mark.parametrize("a", [1e-13, 1e-3, 1e9, 1e13])
+def test_the_critical_level_is_found_at_any_scale(a):
+    level = BilinearSystem([[[0.6]], [[a]]]).critical_input_level()
+    assert level * a == pytest.approx(0.8, rel=1e-8)
+
+
+def test_large_systems_settle_near_the_limit():
+    for n, radius in ((25, 0.999), (50, 0.998)):
+        rng = np.random.default_rng(0)
+        A = rng.standard_normal((3, n, n))
+        A *= np.sqrt(radius / AugmentedOperator(A).spectral_radius())
+        system = BilinearSystem(A, noise_cov=np.eye(n))
+        S = system.stationary_covariance()
+        residual = S - system.augmented_operator()(S) - np.eye(n)
+        assert np.linalg.norm(residual) < 1e-11 * np.linalg.norm(S)
+
+
+@pytest.mark.parametrize("strength", [0.5, 1.0, 2.0, 3.0])
+def test_the_expectation_over_inputs_is_known_or_said_not_to_be(strength):
+    """dt c s = strength: at 3, second moments live on inputs 6 deviations away."""
+    dt = 0.5
+    c = strength / dt
+    a = -dt * c**2  # so that the radius is 1
+    system = BilinearSystem([[[a]], [[c]]], dt=dt)
+    assert system.spectral_radius() == pytest.approx(1, rel=1e-5)
+    assert system.critical_input_level() == pytest.approx(1, rel=1e-5)
+    wild = BilinearSystem([[[0.0]], [[12 / dt]]], dt=dt)
+    with pytest.warns(UserWarning, match="vary so much within a step"):
+        wild.spectral_radius()
+
+
+@pytest.mark.parametrize("r", [6, 9])
+def test_in_many_dimensions_pairs_of_points_are_close_or_warn(r):
+    dt = 0.1
+    system = BilinearSystem(np.r_[-1.0, np.ones(r)][:, None, None], dt=dt)
+    for std, tolerance in ((0.2, 1e-5), (0.5, 1e-2)):
+        expected = np.exp(-2 * dt + 2 * r * (dt * std) ** 2)
+        radius = system.spectral_radius(std**2)
+        assert radius == pytest.approx(expected, rel=tolerance)
+    with pytest.warns(UserWarning, match="vary so much within a step"):
+        system.spectral_radius(100.0)
+
+
+def test_small_inputs_are_exact_to_fourth_order_in_many_dimensions():
     m, dt, s = 9, 0.05, 0.5
     c = np.linspace(-1, 1, m)
     system = BilinearSystem(np.r_[-0.4, c][:, None, None], dt=dt)
@@ -307,6 +377,8 @@ def test_without_inputs_the_system_is_linear():
         ({"A": np.zeros((2, 3, 3)), "intercept": [0.0]}, "intercept must have shape"),
         ({"A": np.zeros((2, 3, 3)), "noise_cov": [0.0]}, "noise_cov must have shape"),
         ({"A": np.zeros((2, 3, 3)), "dt": 0.0}, "dt must be positive"),
+        ({"A": np.full((2, 3, 3), np.nan)}, "A must be finite"),
+        ({"A": np.zeros((1, 1, 1)), "noise_cov": [[-1.0]]}, "noise_cov must be symm"),
     ],
 )
 def test_fields_that_do_not_fit_are_refused(fields, message):
@@ -357,3 +429,7 @@ def test_input_moments_that_are_none_are_refused(moments, message):
         random_system().spectral_radius(**moments)
     with pytest.raises(ValueError, match="u must have shape"):
         random_system().frozen_system([1.0])
+    with pytest.raises(ValueError, match=r"u must have shape \(..., 2\)"):
+        random_system().step(np.zeros(3), [1.0])
+    with pytest.raises(ValueError, match=r"x must have shape \(..., 3\)"):
+        random_system().features(np.zeros(2), np.zeros(2))

@@ -20,7 +20,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from sklearn_attn.datasets import make_bilinear_system, make_bloch_spin
-from sklearn_attn.dynamics import BilinearSystemIdentifier, stack_trajectories
+from sklearn_attn.dynamics import (
+    BilinearSystem,
+    BilinearSystemIdentifier,
+    stack_trajectories,
+)
+from sklearn_attn.dynamics._bilinear_least_squares import accumulate
 
 
 @pytest.fixture(scope="module")
@@ -280,8 +285,8 @@ def test_predictions_in_continuous_time_come_in_pieces(monkeypatch):
     X, y = make_bloch_spin(100, random_state=0)
     model = BilinearSystemIdentifier(time="continuous", dt=0.05).fit(X, y)
     whole = model.predict(X)
-    name = "sklearn_attn.dynamics._bilinear_system_identifier.CONTINUOUS_ROWS"
-    monkeypatch.setattr(name, 7)
+    name = "sklearn_attn.dynamics._bilinear_system_identifier.CHUNK"
+    monkeypatch.setattr(name, 7 * 16)
     np.testing.assert_allclose(model.predict(X), whole, atol=1e-14)
 
 
@@ -336,7 +341,7 @@ def test_what_does_not_go_together_is_not_added(rows):
     state = copy.deepcopy(model.coef_)
     with pytest.raises(ValueError, match="columns"):
         model.merge(BilinearSystemIdentifier().fit(X[:, :6], y))
-    with pytest.raises(ValueError, match="do not merge"):
+    with pytest.raises(ValueError, match="intercept=False, now True"):
         model.merge(BilinearSystemIdentifier(fit_intercept=True).fit(X, y))
     names = list("abcdefg")
     named = BilinearSystemIdentifier().fit(pd.DataFrame(X, columns=names), y)
@@ -541,6 +546,203 @@ def test_intervals_widen_with_their_level_and_ridge_narrows_them(rows):
             model.confidence_interval(level)
 
 
+def test_the_bounds_do_not_depend_on_units_of_features(rows):
+    X, y = rows
+    plain = BilinearSystemIdentifier(fit_intercept=True).fit(X, y)
+    assert plain.error_bound(design="fixed") > 0
+    # features of very different size: products of 1e-9, and 1
+    X, y = make_bilinear_system(400, 3, 2, random_state=0)
+    k = 1e-9
+    tiny = BilinearSystemIdentifier(fit_intercept=True).fit(
+        X * np.r_[[k] * 3, 1, 1], y * k
+    )
+    D = np.column_stack([features(X * np.r_[[k] * 3, 1, 1], 3), np.ones(400)])
+    smallest = np.linalg.svd(D, compute_uv=False)[-1]
+    s = np.sqrt(np.linalg.eigvalsh(tiny.noise_cov_)[-1])
+    expected = s / smallest * (np.sqrt(3) + np.sqrt(12) + np.sqrt(2 * np.log(20)))
+    assert tiny.error_bound(design="fixed") == pytest.approx(expected, rel=1e-5)
+    assert np.isfinite(tiny.error_bound())
+
+
+def test_what_cannot_be_told_apart_has_no_interval():
+    rng = np.random.default_rng(0)
+    X = np.column_stack(
+        [rng.standard_normal(500), np.ones(500), rng.standard_normal(500)]
+    )
+    y = 0.7 * X[:, 0] + X[:, 2] + 0.1 * rng.standard_normal(500)
+    with pytest.warns(UserWarning, match="Constant inputs: u0"):
+        model = BilinearSystemIdentifier().fit(X, y)
+    low, high = model.confidence_interval()
+    known = list(model.term_names_).index("u1")
+    assert np.isfinite([low[0, known], high[0, known]]).all()
+    first = list(model.term_names_).index("x0")
+    assert (low[0, first], high[0, first]) == (-np.inf, np.inf)
+    with pytest.raises(ValueError, match="cannot be told apart"):
+        model.sample_systems()
+
+
+def test_residuals_that_sums_cannot_show_are_nan_in_a_stream():
+    X, y = make_bilinear_system(600, 3, 2, noise=0.0, random_state=0)
+    X = np.vstack([X[:50]] * 12) + np.random.default_rng(0).standard_normal((600, 5))
+    A = np.random.default_rng(1).standard_normal((11, 3))
+    y = features(X, 3) @ A + 1e-9 * np.random.default_rng(2).standard_normal((600, 3))
+    with pytest.warns(UserWarning, match="noise and standard errors are NaN"):
+        stream = BilinearSystemIdentifier().partial_fit(X, y)
+    assert np.isnan(stream.noise_cov_).all()
+    with pytest.raises(ValueError, match="too small for sums of squares"):
+        stream.error_bound()
+    exact = BilinearSystemIdentifier(solver="tsqr").partial_fit(X, y)
+    whole = BilinearSystemIdentifier().fit(X, y)
+    for model in (exact, whole):
+        deviations = np.sqrt(np.diag(model.noise_cov_))
+        np.testing.assert_allclose(deviations, 1e-9, rtol=0.1)
+
+
+def test_weights_that_amount_to_no_row_say_so(rows):
+    X, y = rows
+    model = BilinearSystemIdentifier().fit(X, y, np.full(400, 1 / 400))
+    with pytest.raises(ValueError, match="weights sum to 1 leave none"):
+        model.confidence_interval()
+
+
+def test_a_constant_in_single_precision_is_found_by_every_solver(rows):
+    X, y = (part.astype(np.float32) for part in rows)
+    X[:, 5] = 0.3
+    for solver in ("auto", "gram", "tsqr", "lstsq"):
+        with pytest.warns(UserWarning, match="Constant inputs: u0"):
+            model = BilinearSystemIdentifier(solver=solver).fit(X, y)
+        assert model.rank_ == 12
+        assert np.abs(model.coef_).max() < 10
+
+
+def test_a_stream_of_single_precision_is_summed_in_double():
+    rng = np.random.default_rng(0)
+    x = 300 + rng.standard_normal((4000, 2)) * 2
+    u = rng.standard_normal((4000, 1))
+    y = x @ [[0.5, 0.1], [0.1, 0.6]] + u + 0.1 * rng.standard_normal((4000, 2))
+    X = np.hstack([x, u]).astype(np.float32)
+    stream = BilinearSystemIdentifier(fit_intercept=True)
+    for part in np.array_split(np.arange(4000), 3):
+        stream.partial_fit(X[part], y[part].astype(np.float32))
+    whole = BilinearSystemIdentifier(fit_intercept=True, dtype="float64").fit(X, y)
+    np.testing.assert_allclose(stream.coef_, whole.coef_, atol=1e-4)
+    assert stream.rank_ == 6
+
+
+def test_a_factor_goes_on_and_is_not_begun_in_the_middle(rows):
+    X, y = rows
+    model = BilinearSystemIdentifier(solver="tsqr").fit(X[:200], y[:200])
+    model.set_params(solver="auto").partial_fit(X[200:], y[200:])
+    assert model.solver_used_ == "tsqr"
+    model = BilinearSystemIdentifier().fit(X[:200], y[:200])
+    with pytest.raises(ValueError, match="Begin anew"):
+        model.set_params(solver="tsqr").partial_fit(X[200:], y[200:])
+
+
+def test_derivatives_do_not_matter_in_discrete_time(rows):
+    X, y = rows
+    model = BilinearSystemIdentifier().partial_fit(X, y)
+    model.set_params(derivative="euler").partial_fit(X, y)
+    other = BilinearSystemIdentifier(derivative="trapezoid").fit(X, y)
+    assert model.merge(other).n_samples_seen_ == 1200
+
+
+def test_the_noise_of_a_step_is_what_drives_it_in_continuous_time():
+    """The residual at the midpoint is 1 + .4 / 2 times as large.
+
+    Runs begin anywhere, so that the midpoint is hardly biased.
+    """
+    truth = BilinearSystem([[[-4.0]]], noise_cov=[[0.01]], dt=0.1)
+    rng = np.random.default_rng(0)
+    x = 10 * rng.standard_normal((20_000, 1))
+    y = truth.step(x, np.empty((20_000, 0)), 0.1 * rng.standard_normal((20_000, 1)))
+    model = BilinearSystemIdentifier(time="continuous", dt=0.1).fit(x, y)
+    assert model.noise_cov_[0, 0] == pytest.approx(0.01, rel=0.05)
+
+
+def test_units_that_no_float_holds_are_an_error_and_single_precision_is_widened(rows):
+    X, y = make_bilinear_system(300, 3, 2, random_state=0)
+    expected = BilinearSystemIdentifier(input_matrix=False).fit(X, y)
+    for scale in (1e-22, 1e25):
+        unit = np.r_[[scale] * 3, 1, 1]
+        model = BilinearSystemIdentifier(input_matrix=False)
+        model.fit((X * unit).astype(np.float32), (y * scale).astype(np.float32))
+        np.testing.assert_allclose(model.A_, expected.A_, atol=1e-5)
+    with pytest.raises(ValueError, match="underflow"):
+        BilinearSystemIdentifier().fit(X * 1e-80, y * 1e-80)
+
+
+def test_a_mean_does_not_hide_the_spread_of_inputs(rows):
+    X, y = (part.copy() for part in rows)
+    spread = X[:, 5:].std(0)
+    X[:, 5:] = 1e5 + 1e-3 * X[:, 5:]
+    model = BilinearSystemIdentifier(input_matrix=False, alpha=1e-6).fit(X, y)
+    _, cov = model.input_moments()
+    np.testing.assert_allclose(np.sqrt(np.diag(cov)), 1e-3 * spread, rtol=1e-5)
+
+
+def test_names_in_another_order_are_refused(rows):
+    X, y = rows
+    frame = pd.DataFrame(X, columns=list("abcdeuv"))
+    after = pd.DataFrame(y, columns=list("abcde"))
+    model = BilinearSystemIdentifier().fit(frame, after)
+    with pytest.raises(ValueError, match="in another order"):
+        BilinearSystemIdentifier().fit(frame, after[list("bacde")])
+    renamed = after.add_suffix("_next")
+    np.testing.assert_array_equal(
+        BilinearSystemIdentifier().fit(frame, renamed).coef_, model.coef_
+    )
+    states, inputs = frame[list("bacde")], frame[["u", "v"]]
+    with pytest.raises(ValueError, match="the model saw"):
+        model.simulation_score(states, inputs)
+    with pytest.raises(ValueError, match="The model has 2 inputs; got 0"):
+        model.simulation_score(states)
+
+
+def test_episodes_may_be_polars_frames_and_lists_of_numbers(episodes):
+    pl = pytest.importorskip("polars")
+    (short, _), (u_short, _) = episodes
+    expected = stack_trajectories(short, u_short)
+    for convert in (pl.DataFrame, np.ndarray.tolist):
+        found = stack_trajectories(convert(short), convert(u_short))
+        for a, b in zip(found, expected):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_missing_values_of_pandas_are_dropped_in_fit_and_score(rows):
+    X, y = rows
+    after = pd.DataFrame(y).astype("Float64")
+    after.iloc[:3, 0] = pd.NA
+    model = BilinearSystemIdentifier(missing="drop").fit(X, after)
+    assert model.n_dropped_ == 3
+    assert model.score(X, after) == pytest.approx(model.score(X[3:], y[3:]))
+
+
+def test_the_system_is_a_copy(rows):
+    model = BilinearSystemIdentifier().fit(*rows)
+    with pytest.raises(ValueError, match="read-only"):
+        model.system_.A[0] += 100
+    A = np.zeros((1, 2, 2))
+    system = BilinearSystem(A)
+    A += 1
+    assert not system.A.any()
+
+
+def test_memory_that_must_not_be_written_to_is_not_copied(rows, monkeypatch):
+    X, y = (part.copy() for part in rows)
+    X.flags.writeable = y.flags.writeable = False
+    copies = []
+    monkeypatch.setattr(
+        "sklearn_attn.dynamics._bilinear_system_identifier.accumulate",
+        lambda design, rows, *a, **k: (
+            copies.append(not np.shares_memory(rows.x.numpy(), X)),
+            accumulate(design, rows, *a, **k),
+        )[1],
+    )
+    BilinearSystemIdentifier().fit(X, y)
+    assert copies == [False]
+
+
 def test_intervals_have_the_quantile_of_student():
     X, y = make_bilinear_system(30, 3, 2, random_state=0)
     model = BilinearSystemIdentifier().fit(X, y)
@@ -682,7 +884,7 @@ def test_a_ridge_needs_no_warning_of_dependent_features(rows, recwarn):
 def test_products_that_overflow_are_named(rows):
     X, y = (part.copy() for part in rows)
     X[:, 6] *= 1e160
-    with pytest.raises(ValueError, match=r"overflow \(u1\*x0, .*\)\. Scale"):
+    with pytest.raises(ValueError, match=r"overflow \(u1\*x0, .*\)\. Choose"):
         BilinearSystemIdentifier().fit(X, y)
 
 
