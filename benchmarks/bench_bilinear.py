@@ -305,7 +305,9 @@ def converter(options):
                 fit_intercept=True, **dt
             ),
             "linear regression": LinearRegression(),
-            "MLP of increments": MLPRegressor((64, 64), max_iter=500, random_state=0),
+            "MLP of increments": MLPRegressor(
+                hidden_layer_sizes=(64, 64), max_iter=500, random_state=0
+            ),
         }
         for name, model in models.items():
             increments = "increments" in name

@@ -44,6 +44,7 @@ from ._bilinear_system import BilinearSystem, StateOverflowError
 from ._coefficient_errors import (
     draw_systems,
     fixed_design_bound,
+    midpoint_bias,
     self_normalized_bound,
 )
 from ._second_moment import principal_axes
@@ -297,7 +298,8 @@ class BilinearSystemIdentifier(MultiOutputMixin, RegressorMixin, BaseEstimator):
         -----
         UserWarning
             If features are linearly dependent, so that the least of the solutions is
-            taken. The message names them.
+            taken; the message names them. If noise may have biased the midpoint of
+            continuous time by more than a standard error.
         """
         rows, design, dtype = self._prepare(X, y, sample_weight, reset=True)
         with few_threads(rows.x.numel() + rows.u.numel()):
@@ -317,6 +319,7 @@ class BilinearSystemIdentifier(MultiOutputMixin, RegressorMixin, BaseEstimator):
         self._keep(X, design, moments, answer)
         if answer.rank < design.n_features and self.alpha == 0:
             warnings.warn(self._describe_dependence(answer), UserWarning, stacklevel=4)
+        self._warn_of_bias(depth=5)
         return self
 
     @unharmed
@@ -965,11 +968,38 @@ class BilinearSystemIdentifier(MultiOutputMixin, RegressorMixin, BaseEstimator):
                 UserWarning,
                 stacklevel=depth,
             )
+        self._warn_of_bias(depth=depth + 1)
         if self.uncertainty and enough and np.isnan(answer.residual).any():
             warnings.warn(
                 "Residuals are so small that sums of squares do not show them: noise "
                 "and standard errors are NaN. Fit anew with solver='tsqr', or `fit` to "
                 "all rows at once.",
+                UserWarning,
+                stacklevel=depth,
+            )
+
+    def _warn_of_bias(self, *, depth):
+        """Warn where noise may have biased the midpoint more than it scatters it."""
+        design, answer = self._design, self._answer
+        if not (design.midpoint and self._has_noise()):
+            return
+        moments = self._moments
+        bias = midpoint_bias(
+            self._rate_cov(),
+            moments.weight,
+            moments.input_mean,
+            answer.inverse,
+            design.dt,
+        )
+        n_terms = design.n_features - design.intercept
+        errors = to_numpy(self.coef_se_)
+        bias = np.abs(bias[:, :n_terms])
+        worst = np.max(bias / np.where(errors > 0, errors, np.inf), initial=0.0)
+        if worst > 1:
+            warnings.warn(
+                "If what is left of the derivative is noise that drives the state, the "
+                f"midpoint biases coefficients by up to {worst:.2g} standard errors. "
+                "Use derivative='euler' or discrete time then.",
                 UserWarning,
                 stacklevel=depth,
             )

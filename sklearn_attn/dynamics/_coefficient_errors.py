@@ -42,6 +42,18 @@ def self_normalized_bound(s, n, values, delta):
     return s * np.sqrt((squares * (1 + lam / smallest) / smallest).min())
 
 
+def midpoint_bias(rate_cov, weight, input_mean, K, dt):
+    """Return the bias of the midpoint's coefficients if residuals drive the state.
+
+    A step of noise w is w / dt in the rate and w / 2 in the midpoint: their products do
+    not average out, but add up to weight times rate_cov dt / 2 for each block of A.
+    """
+    n = len(rate_cov)
+    blocks = [factor * weight * rate_cov * dt / 2 for factor in (1.0, *input_mean)]
+    products = np.hstack(blocks)  # (n, n (m + 1))
+    return np.hstack([products, np.zeros((n, len(K) - products.shape[1]))]) @ K
+
+
 def draw_systems(system, rate_cov, V, *, has_input_matrix, n_systems, rng):
     """Draw systems whose coefficients are as uncertain as the estimate.
 

@@ -15,10 +15,12 @@ from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import ArpackError, LinearOperator, eigs, gmres
 from scipy.stats import qmc
 
+from .._arrays import few_threads
+
 # Up to here the n^2 x n^2 matrix is small, and its eigenvalues take milliseconds.
 DENSE = 20
 # How many of the eigenvalues are computed where there is no matrix.
-LEADING, BASIS = 6, 40
+LEADING, BASIS, ARNOLDI_TOLERANCE = 6, 40, 1e-12
 POWER_ITERATIONS = 2000
 SOLVE_TOLERANCE = 1e-13
 GMRES_MEMORY, GMRES_RESTARTS = 60, 50
@@ -144,13 +146,12 @@ class AugmentedOperator:
             All n_states**2 of them up to 20 states; for more, the leading ones, by
             Arnoldi's method without the matrix.
         """
-        n = self.factors.shape[1]
-        if n <= DENSE:
-            values = np.linalg.eigvals(self.matrix()).astype(complex)
-        else:
-            values = np.concatenate(
-                [block._leading(LEADING) for block in self._blocks()]
-            )
+        with few_threads(self.factors.size):
+            if self.factors.shape[1] <= DENSE:
+                values = np.linalg.eigvals(self.matrix()).astype(complex)
+            else:
+                leading = [block._leading(LEADING) for block in self._blocks()]
+                values = np.concatenate(leading)
         return values[np.argsort(-np.abs(values))]
 
     def spectral_radius(self):
@@ -161,9 +162,10 @@ class AugmentedOperator:
         float
             Below 1 if and only if the system is mean-square stable.
         """
-        if self.factors.shape[1] <= DENSE:
-            return float(np.abs(np.linalg.eigvals(self.matrix())).max(initial=0.0))
-        return max(float(np.abs(block._leading(1)[0])) for block in self._blocks())
+        with few_threads(self.factors.size):
+            if self.factors.shape[1] <= DENSE:
+                return float(np.abs(np.linalg.eigvals(self.matrix())).max(initial=0.0))
+            return max(float(np.abs(block._leading(1)[0])) for block in self._blocks())
 
     def solve(self, Q):
         """Return the fixed point S = Q + sum_i F_i S F_i'.
@@ -184,7 +186,8 @@ class AugmentedOperator:
             If the fixed point was not found, as the spectral radius is 1 or nearly so.
         """
         balanced, scale = self._balance()
-        S = balanced._fixed_point(Q / scale / scale[:, None])
+        with few_threads(self.factors.size):
+            S = balanced._fixed_point(Q / scale / scale[:, None])
         return (S + S.T) / 2 * scale * scale[:, None]
 
     def _blocks(self):
@@ -252,7 +255,8 @@ class AugmentedOperator:
         )
         # the leading eigenvector is a positive semidefinite matrix: identity is near
         start = np.eye(n).ravel()
-        return eigs(operator, k=k, v0=start, ncv=BASIS, return_eigenvectors=False)
+        options = {"ncv": BASIS, "tol": ARNOLDI_TOLERANCE}
+        return eigs(operator, k=k, v0=start, return_eigenvectors=False, **options)
 
     def _power_iteration(self):
         """Growth of the identity, where Arnoldi's method finds too many directions."""

@@ -26,6 +26,7 @@ from sklearn_attn.dynamics import (
     stack_trajectories,
 )
 from sklearn_attn.dynamics._bilinear_least_squares import accumulate
+from sklearn_attn.dynamics._coefficient_errors import midpoint_bias
 
 
 @pytest.fixture(scope="module")
@@ -637,6 +638,28 @@ def test_a_factor_goes_on_and_is_not_begun_in_the_middle(rows):
     model = BilinearSystemIdentifier().fit(X[:200], y[:200])
     with pytest.raises(ValueError, match="Begin anew"):
         model.set_params(solver="tsqr").partial_fit(X[200:], y[200:])
+
+
+def test_a_biased_midpoint_is_a_warning_of_its_size(recwarn):
+    """Runs that begin anywhere: the bias is small, and the formula right."""
+    dt, noise, N = 0.05, 0.2, 50_000
+    truth = BilinearSystem([[[-1.0]], [[0.5]]], [[1.0]], noise_cov=[[noise**2]], dt=dt)
+    rng = np.random.default_rng(0)
+    X = np.column_stack([rng.standard_normal(N), 0.5 + rng.standard_normal(N)])
+    W = noise * rng.standard_normal((N, 1))
+    y = truth.step(X[:, :1], X[:, 1:], W)
+    clean = truth.step(X[:, :1], X[:, 1:])
+    options = {"time": "continuous", "dt": dt}
+    unbiased = BilinearSystemIdentifier(**options).fit(X, clean)
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match="midpoint biases coefficients by up to"):
+        model = BilinearSystemIdentifier(**options).fit(X, y)
+    bias = midpoint_bias(
+        model._rate_cov(), N, model.input_mean_, model._answer.inverse, dt
+    )
+    shift = model.coef_ - unbiased.coef_
+    np.testing.assert_allclose(bias, shift, atol=4 * model.coef_se_.max())
+    assert np.abs(bias).max() > 10 * model.coef_se_.max()
 
 
 def test_derivatives_do_not_matter_in_discrete_time(rows):
