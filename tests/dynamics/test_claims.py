@@ -80,7 +80,7 @@ def test_the_squared_error_is_that_of_the_closed_form(system, input_std):
         input_std**2
     )
     predicted = 5 * np.trace(np.linalg.inv(S)) * np.array([1, input_std**-2])
-    measured = 4000 * squared_errors(system, 4000, input_std=input_std)[:2]
+    measured = 4000 * squared_errors(system, 4000, 150, input_std=input_std)[:2]
     np.testing.assert_allclose(measured, predicted, rtol=0.1)
 
 
@@ -108,7 +108,7 @@ def test_inputs_with_a_mean_make_the_first_matrix_harder(system):
     )
     trace = 5 * np.trace(np.linalg.inv(S))
     predicted = [trace * (1 + mean @ mean / s_u**2), trace / s_u**2]
-    measured = 4000 * squared_errors(system, 4000, input_std=s_u, mean=mean)[:2]
+    measured = 4000 * squared_errors(system, 4000, 150, input_std=s_u, mean=mean)[:2]
     np.testing.assert_allclose(measured, predicted, rtol=0.1)
 
 
