@@ -397,8 +397,12 @@ def residual_moments(design, rows, coef, block_size, dtype):
 def predict_rows(design, rows, coef, block_size, dtype):
     """Return coef times the features, a row of the data each."""
     C = torch.from_numpy(coef).to(device=rows.x.device, dtype=dtype)
-    parts = [C @ block.Z for block in design.blocks(rows, block_size, dtype)]
-    return torch.cat(parts, 1).T
+    result, start = rows.x.new_empty((len(rows.x), len(coef)), dtype=dtype), 0
+    for block in design.blocks(rows, block_size, dtype):
+        stop = start + block.Z.shape[1]
+        result[start:stop] = (C @ block.Z).T
+        start = stop
+    return result
 
 
 def solve_moments(design, moments, alpha=0.0):

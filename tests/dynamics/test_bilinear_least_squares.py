@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sklearn_attn.dynamics import _bilinear_least_squares as least_squares_module
 from sklearn_attn.dynamics._bilinear_least_squares import (
     LiftedDesign,
     Moments,
@@ -324,6 +325,20 @@ def test_input_moments_of_single_precision_data_are_double():
     single = accumulate(design, rows._replace(u=u), None, torch.float32)
     cov = single.input_scatter / 300
     np.testing.assert_allclose(cov, np.cov(u.double().T, bias=True), atol=1e-9)
+
+
+def test_sums_without_blas_as_on_other_devices_are_the_same(monkeypatch):
+    design, rows, *_ = problem()
+    expected = accumulate(design, rows, 64, torch.float64)
+
+    def without_blas(self, size, device):
+        self.has_blas = False
+        self.total = torch.zeros((size, size), dtype=torch.float64, device=device)
+
+    monkeypatch.setattr(least_squares_module._SymmetricSum, "__init__", without_blas)
+    for dtype, tolerance in ((torch.float64, 1e-11), (torch.float32, 1e-3)):
+        found = accumulate(design, rows, 64, dtype)
+        np.testing.assert_allclose(found.gram, expected.gram, atol=tolerance)
 
 
 def test_the_solution_of_moments_needs_no_rows():

@@ -896,6 +896,21 @@ def test_a_constant_input_is_a_warning_that_names_it(rows):
         model.error_bound()
 
 
+def test_warnings_point_at_the_line_of_the_caller(rows):
+    X, y = (part.copy() for part in rows)
+    X[:, 5] = 2.0
+    model, other = BilinearSystemIdentifier(), BilinearSystemIdentifier()
+    for call in (
+        lambda: model.fit(X, y),
+        lambda: model.partial_fit(X, y),
+        lambda: other.partial_fit(X, y),
+        lambda: model.merge(other),
+    ):
+        with pytest.warns(UserWarning, match="Constant inputs") as record:
+            call()
+        assert {warning.filename for warning in record} == {__file__}
+
+
 def test_a_ridge_needs_no_warning_of_dependent_features(rows, recwarn):
     X, y = (part.copy() for part in rows)
     X[:, 5] = 2.0
