@@ -94,6 +94,13 @@ class LiftedDesign:
     def n_features(self):
         return self.n_products + self.input_matrix * self.n_inputs + self.intercept
 
+    def term_names(self, columns):
+        """Return what each feature is, given the names of states and inputs."""
+        states, inputs = columns[: self.n_states], columns[self.n_states :]
+        products = [*states, *(f"{u}*{x}" for u in inputs for x in states)]
+        drives = [*inputs] * self.input_matrix + ["1"] * self.intercept
+        return np.array([*products, *drives], dtype=object)
+
     def blocks(self, rows, block_size, dtype):
         """Yield the data block by block, in buffers that are used again."""
         n, m, d = self.n_states, self.n_inputs, self.n_features
@@ -350,6 +357,14 @@ def _weigh(weight, part, missing, Z, ut):
     if root is not None:
         Z *= root
     return Block(Z, ut, root, n_dropped)
+
+
+def out_of_range(moments, info):
+    """Tell which sums of squares a float cannot hold, and what happens to them."""
+    squares = np.diag(moments.gram)
+    if not np.isfinite(moments.gram).all():
+        return ~np.isfinite(moments.gram).all(0), "overflow"
+    return (squares > 0) & (squares < info.tiny / info.eps), "underflow"
 
 
 class _SymmetricSum:

@@ -37,6 +37,7 @@ from ._bilinear_least_squares import (
     accumulate,
     in_double,
     least_squares,
+    out_of_range,
     predict_rows,
     solve_moments,
 )
@@ -46,6 +47,7 @@ from ._coefficient_errors import (
     fixed_design_bound,
     midpoint_bias,
     self_normalized_bound,
+    step_noise,
 )
 from ._second_moment import principal_axes
 
@@ -938,11 +940,11 @@ class BilinearSystemIdentifier(MultiOutputMixin, RegressorMixin, BaseEstimator):
             raise ValueError(
                 f"No row is left: all of the {moments.n_dropped} that count have NaN."
             )
-        bad, what = _out_of_range(moments, torch.finfo(dtype))
+        bad, what = out_of_range(moments, torch.finfo(dtype))
         if bad.any() and dtype == torch.float32:
             rows, dtype = in_double(rows), torch.float64
             moments = accumulate(design, rows, self.block_size, dtype, factor=factor)
-            bad, what = _out_of_range(moments, torch.finfo(dtype))
+            bad, what = out_of_range(moments, torch.finfo(dtype))
         if bad.any():
             names = self._names(design)[bad[: design.n_features]]
             raise ValueError(
@@ -1034,7 +1036,12 @@ class BilinearSystemIdentifier(MultiOutputMixin, RegressorMixin, BaseEstimator):
             found["intercept_se_"] = (
                 errors[:, n_terms].copy() if design.intercept else np.zeros(n)
             )
-            found["noise_cov_"] = _step_noise(rate_cov, design, found, mean)
+            found["noise_cov_"] = rate_cov
+            if design.dt is not None:
+                at_mean = np.tensordot([1.0, *mean], found["A_"], axes=1)
+                found["noise_cov_"] = step_noise(
+                    rate_cov, at_mean, design.dt, design.midpoint
+                )
         put = follow(X)
         vars(self).update({name: put(value) for name, value in found.items()})
         self.n_states_, self.n_inputs_ = n, m
@@ -1096,11 +1103,7 @@ class BilinearSystemIdentifier(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
     def _names(self, design):
         """Return what each coefficient multiplies, in the order of the features."""
-        names = self._column_names(design)
-        states, inputs = names[: design.n_states], names[design.n_states :]
-        products = [*states, *(f"{u}*{x}" for u in inputs for x in states)]
-        drives = [*inputs] * design.input_matrix + ["1"] * design.intercept
-        return np.array([*products, *drives], dtype=object)
+        return design.term_names(self._column_names(design))
 
     def _describe_dependence(self, answer):
         """Say which features depend on each other, and what may be the reason."""
@@ -1140,22 +1143,3 @@ def _listed(names):
     more = len(names) - MOST_NAMES
     shown = ", ".join(names[:MOST_NAMES])
     return f"{shown} and {more} more" if more > 0 else shown
-
-
-def _out_of_range(moments, info):
-    """Tell which sums of squares a float cannot hold, and what happens to them."""
-    squares = np.diag(moments.gram)
-    if not np.isfinite(moments.gram).all():
-        return ~np.isfinite(moments.gram).all(0), "overflow"
-    return (squares > 0) & (squares < info.tiny / info.eps), "underflow"
-
-
-def _step_noise(rate_cov, design, found, mean):
-    """Return the noise of a step from that of the rate, at the mean of the inputs."""
-    if design.dt is None:
-        return rate_cov
-    J = np.eye(design.n_states)
-    if design.midpoint:  # the residual has half of the noise, in the midpoint, as well
-        A = found["A_"][0] + np.tensordot(mean, found["A_"][1:], axes=1)
-        J = np.linalg.inv(J - design.dt / 2 * A)
-    return design.dt**2 * J @ rate_cov @ J.T

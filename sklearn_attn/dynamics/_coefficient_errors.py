@@ -42,6 +42,14 @@ def self_normalized_bound(s, n, values, delta):
     return s * np.sqrt((squares * (1 + lam / smallest) / smallest).min())
 
 
+def step_noise(rate_cov, A, dt, midpoint):
+    """Return the covariance of the noise of a step from that of the rate's residual."""
+    J = np.eye(len(A))
+    if midpoint:  # the residual w / dt - A w / 2 has half of the noise in A as well
+        J = np.linalg.inv(J - dt / 2 * A)
+    return dt**2 * J @ rate_cov @ J.T
+
+
 def midpoint_bias(rate_cov, weight, input_mean, K, dt):
     """Return the bias of the midpoint's coefficients if residuals drive the state.
 
