@@ -6,6 +6,7 @@ import pickle
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 import torch
 from sklearn import config_context
@@ -723,7 +724,6 @@ def test_names_in_another_order_are_refused(rows):
 
 
 def test_episodes_may_be_polars_frames_and_lists_of_numbers(episodes):
-    pl = pytest.importorskip("polars")
     (short, _), (u_short, _) = episodes
     expected = stack_trajectories(short, u_short)
     for convert in (pl.DataFrame, np.ndarray.tolist):
