@@ -101,12 +101,20 @@ class LiftedDesign:
         drives = [*inputs] * self.input_matrix + ["1"] * self.intercept
         return np.array([*products, *drives], dtype=object)
 
+    def block_rows(self, block_size, device_type="cpu"):
+        """Return how many rows are worked on at once."""
+        width = self.n_features + self.n_states
+        return block_size or max(width, BLOCK_NUMBERS[device_type] // width)
+
+    def block_numbers(self, block_size):
+        """Return how many numbers that are, for which threads would have to pay."""
+        return (self.n_features + self.n_states) * self.block_rows(block_size)
+
     def blocks(self, rows, block_size, dtype):
         """Yield the data block by block, in buffers that are used again."""
         n, m, d = self.n_states, self.n_inputs, self.n_features
         N, device, p = len(rows.x), rows.x.device, d + n * (rows.y is not None)
-        if block_size is None:
-            block_size = max(p, BLOCK_NUMBERS[device.type] // p)
+        block_size = self.block_rows(block_size, device.type)
         for start in range(0, N, block_size):
             part = slice(start, min(start + block_size, N))
             b = part.stop - start

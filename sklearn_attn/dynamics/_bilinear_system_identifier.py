@@ -304,7 +304,7 @@ class BilinearSystemIdentifier(MultiOutputMixin, RegressorMixin, BaseEstimator):
             continuous time by more than a standard error.
         """
         rows, design, dtype = self._prepare(X, y, sample_weight, reset=True)
-        with few_threads(rows.x.numel() + rows.u.numel()):
+        with few_threads(design.block_numbers(self.block_size)):
             rows, dtype, moments = self._accumulate(
                 design, rows, dtype, factor=self.solver == "tsqr"
             )
@@ -372,7 +372,7 @@ class BilinearSystemIdentifier(MultiOutputMixin, RegressorMixin, BaseEstimator):
             and rows.x.device.type != "mps"
         ):
             dtype = torch.float64  # no second pass can repair what is lost
-        with few_threads(rows.x.numel() + rows.u.numel()):
+        with few_threads(design.block_numbers(self.block_size)):
             _, _, moments = self._accumulate(design, rows, dtype, factor=factor)
         self._add(X, design, moments if first else self._moments + moments, depth=5)
         return self
@@ -470,7 +470,7 @@ class BilinearSystemIdentifier(MultiOutputMixin, RegressorMixin, BaseEstimator):
         dtype = resolve_dtype(self.dtype, checked, device)
         values = as_stored(checked, device, dtype)
         rows = Rows(values[:, : self.n_states_], values[:, self.n_states_ :], None)
-        with few_threads(values.numel()):
+        with few_threads(self._design.block_numbers(self.block_size)):
             if self._design.dt is None:
                 coef = to_numpy(self.coef_)
                 if self._design.intercept:
@@ -955,7 +955,8 @@ class BilinearSystemIdentifier(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
     def _add(self, X, design, moments, *, depth):
         """Solve for all rows seen so far; warn the caller `depth` frames above."""
-        answer = solve_moments(design, moments, self.alpha)
+        with few_threads(moments.gram.size):
+            answer = solve_moments(design, moments, self.alpha)
         self._keep(X, design, moments, answer)
         enough = moments.n_rows >= design.n_features
         single = moments.eps > np.finfo(float).eps

@@ -751,6 +751,27 @@ def test_the_system_is_a_copy(rows):
     assert not system.A.any()
 
 
+def test_many_rows_are_worked_on_by_one_thread_block_by_block(monkeypatch):
+    """Two threads for each of many small blocks took ten to eighty times as long."""
+    X, y = np.zeros((2, 300_000, 4))[0], np.zeros((300_000, 2))
+    X += np.arange(4) + np.arange(300_000)[:, None] % 7
+    threads = []
+    monkeypatch.setattr(
+        "sklearn_attn.dynamics._bilinear_system_identifier.accumulate",
+        lambda *a, **k: (threads.append(torch.get_num_threads()), accumulate(*a, **k))[
+            1
+        ],
+    )
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        BilinearSystemIdentifier(alpha=1.0).fit(X, y)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert threads == [1]
+
+
 def test_memory_that_must_not_be_written_to_is_not_copied(rows, monkeypatch):
     X, y = (part.copy() for part in rows)
     X.flags.writeable = y.flags.writeable = False
