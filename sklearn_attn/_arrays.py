@@ -136,6 +136,8 @@ def to_tensor(array, *, device=None, dtype=None, read_only=False):
     negative = any(stride < 0 for stride in array.strides)
     if negative or not (array.flags.writeable or read_only):
         array = array.copy()  # torch cannot hold the one and warns of the other
+    if array.flags.writeable:
+        return torch.from_numpy(array).to(device=device, dtype=dtype)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writ")
         return torch.from_numpy(array).to(device=device, dtype=dtype)

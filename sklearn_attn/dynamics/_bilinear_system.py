@@ -31,7 +31,7 @@ CHUNK = 1_000_000
 # The critical input level is looked for up to here.
 HIGHEST_LEVEL = 1e60
 LEVEL_TOLERANCE = 1e-10
-# Relative change between two rules for an expectation: to stop at, and to accept.
+# Relative error of an expectation: between two rules, to stop at; and to accept.
 CONVERGED, TOLERATED = 1e-10, 1e-3
 # Eigenvalues of a correlation matrix may be negative by so much.
 ROUNDING = 1e-9
@@ -476,7 +476,8 @@ class BilinearSystem:
 
         In discrete time the spectral radius grows with the level, so that there is one.
         In continuous time it need not: large inputs may turn a state so fast that it
-        settles. Of several levels, one is then found, by doubling or halving from 1.
+        settles. Of several levels, one is then found, by doubling or halving from 1, as
+        far as the expectation over the inputs is known.
 
         Parameters
         ----------
@@ -491,17 +492,23 @@ class BilinearSystem:
         -------
         float
             The factor for the inputs' standard deviation at which the spectral radius
-            is 1. Infinite if there is none, zero if the system is unstable with
-            inputs that stay at their mean.
+            is 1. Infinite if none was found, zero if the system is unstable with inputs
+            that stay at their mean, NaN if a step is too long for a float to tell.
         """
         mean, cov = self.input_moments(input_cov, input_mean)
 
         def excess(level):
-            return self.spectral_radius(level**2 * cov, mean) - 1
+            factors, error = self._expectation(mean, level**2 * cov)
+            if not error < TOLERATED:
+                return np.nan  # beyond what is known
+            return AugmentedOperator(factors[:, :-1, :-1]).spectral_radius() - 1
 
-        if excess(0.0) >= 0:
-            return 0.0
+        at_mean = excess(0.0)
+        if not at_mean < 0:
+            return np.nan if np.isnan(at_mean) else 0.0
         high = 1.0
+        while np.isnan(excess(high)):
+            high /= 2
         if excess(high) >= 0:
             while excess(high / 2) >= 0:
                 high /= 2
@@ -509,7 +516,7 @@ class BilinearSystem:
             highest = HIGHEST_LEVEL / np.sqrt(max(1.0, np.abs(cov).max(initial=0.0)))
             while high < highest and excess(high) < 0:
                 high *= 2
-            if high >= highest:
+            if high >= highest or np.isnan(excess(high)):
                 return np.inf
         tolerance = high * LEVEL_TOLERANCE
         return float(brentq(excess, high / 2, high, xtol=tolerance))
@@ -604,26 +611,35 @@ class BilinearSystem:
         return L
 
     def _lifted_factors(self, mean, cov):
-        """Return the F_i of the lifted state."""
+        """Return the F_i of the lifted state; warn where they are not known."""
+        factors, error = self._expectation(mean, cov)
+        if not error < TOLERATED:
+            warnings.warn(
+                "Inputs vary so much within a step that the expectation over them is "
+                f"not known: its relative error is about {error:.2g}. Stability and "
+                "covariances are unreliable; shorten dt, or the inputs.",
+                UserWarning,
+                stacklevel=2,
+            )
+        return factors
+
+    def _expectation(self, mean, cov):
+        """Return the F_i of the lifted state, and a relative error of theirs."""
         if self.dt is None:
-            return moment_factors(self._lifted_matrices(), mean, cov)
+            return moment_factors(self._lifted_matrices(), mean, cov), 0.0
         before = change = np.inf
         for nodes, weights in gaussian_rules(mean, cov):
             factors = np.sqrt(weights)[:, None, None] * self.transition(nodes)
             squares = np.tensordot(factors, factors, axes=([0, 2], [0, 2]))
             change = np.linalg.norm(squares - before) / np.linalg.norm(squares)
             if len(nodes) == 1 or change < CONVERGED:
-                return factors
+                change = 0.0
+                break
             before = squares
-        if not change < TOLERATED:
-            warnings.warn(
-                "Inputs vary so much within a step that the expectation over them is "
-                f"not known: it changes by {change:.2g} between two rules. Stability "
-                "and covariances are unreliable; shorten dt, or the inputs.",
-                UserWarning,
-                stacklevel=2,
-            )
-        return factors
+        # rounding in the exponential of a matrix grows with its size
+        sizes = np.abs(self._lifted_matrices(last=0.0)).sum((1, 2))
+        largest = self.dt * sizes @ np.append(1.0, np.abs(nodes).max(0))
+        return factors, change + np.finfo(float).eps * largest
 
     def _settle(self, factors, noise_cov):
         """Return the covariance of x in the fixed point of [x ; 1]."""

@@ -1,7 +1,7 @@
 """Second moments of x+ = A(u) x under random u:  vec S+ = At vec S  (2208.13915).
 
     At = E[A(u) (x) A(u)] = sum_jk M_jk A_j (x) A_k,   M = E[ut ut'], ut = [1 ; u]
-       = sum_i F_i (x) F_i,      M = sum_i l_i v_i v_i',  F_i = sqrt(l_i) sum_j v_ij A_j
+       = sum_i F_i (x) F_i,   F_0 = A(E u),  F_i = sum_k R_ki A_k,  R R' = Cov u
 
 The system is mean-square stable if and only if the spectral radius of At is below 1.
 Applied to a matrix, At costs two products with each F_i: S -> sum_i F_i S F_i'.
@@ -19,12 +19,13 @@ from .._arrays import few_threads
 
 # Up to here the n^2 x n^2 matrix is small, and its eigenvalues take milliseconds.
 DENSE = 20
-# How many of the eigenvalues are computed where there is no matrix.
+# Arnoldi's method: eigenvalues to find, vectors to keep, and relative error.
 LEADING, BASIS, ARNOLDI_TOLERANCE = 6, 40, 1e-12
+# Where it fails: steps whose second half gives the growth.
 POWER_ITERATIONS = 2000
-SOLVE_TOLERANCE = 1e-13
-GMRES_MEMORY, GMRES_RESTARTS = 60, 50
-FLOOR = 1e3
+# GMRES for a fixed point: relative residual, vectors to keep, and restarts; what it
+# ends with is good as well if the residual is so many rounding errors of the answer.
+SOLVE_TOLERANCE, GMRES_MEMORY, GMRES_RESTARTS, FLOOR = 1e-13, 60, 50, 1e3
 # Expectations over Gaussian inputs: nodes along an axis, and all of them together;
 # from so many dimensions on, pairs of quasi-random points.
 PER_AXIS, MOST_NODES = (4, 8, 16, 32, 64, 128), 5000
@@ -163,8 +164,6 @@ class AugmentedOperator:
             Below 1 if and only if the system is mean-square stable.
         """
         with few_threads(self.factors.size):
-            if self.factors.shape[1] <= DENSE:
-                return float(np.abs(np.linalg.eigvals(self.matrix())).max(initial=0.0))
             return max(float(np.abs(block._leading(1)[0])) for block in self._blocks())
 
     def solve(self, Q):

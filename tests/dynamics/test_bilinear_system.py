@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 from scipy.linalg import expm
 
+from sklearn_attn.datasets import make_bloch_spin, make_koopman_lift
 from sklearn_attn.dynamics import AugmentedOperator, BilinearSystem
 
 
@@ -328,6 +329,17 @@ def test_the_expectation_over_inputs_is_known_or_said_not_to_be(strength):
     wild = BilinearSystem([[[0.0]], [[12 / dt]]], dt=dt)
     with pytest.warns(UserWarning, match="vary so much within a step"):
         wild.spectral_radius()
+
+
+@pytest.mark.parametrize("make", [make_bloch_spin, make_koopman_lift])
+def test_in_continuous_time_no_level_is_made_up_from_rounding(make, recwarn):
+    """Fields turn a spin, and the lift is a cascade: no input destabilises either."""
+    _, _, system = make(5, return_system=True, random_state=0)
+    assert system.critical_input_level() == np.inf
+    assert system.critical_input_level(100.0) == np.inf
+    too_long = BilinearSystem([[[-1.0]], [[1.0]]], dt=1e15)
+    assert np.isnan(too_long.critical_input_level())
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize("r", [6, 9])
