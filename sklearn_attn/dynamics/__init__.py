@@ -1,8 +1,7 @@
 """Dynamical systems with inputs: from measured trajectories to models that simulate."""
 
-from .._validation import stack_trajectories
 from ._bilinear_system import BilinearSystem, Stability
-from ._bilinear_system_identifier import BilinearSystemIdentifier
+from ._bilinear_system_identifier import BilinearSystemIdentifier, stack_trajectories
 from ._second_moment import AugmentedOperator
 from ._stability_display import StabilityDisplay
 from ._trajectory_display import TrajectoryDisplay
