@@ -18,6 +18,7 @@ _HOME = {
     "BilinearSystemIdentifier": "dynamics",
     "ComparisonDisplay": "comparison",
     "LinearAttentionClassifier": "attention",
+    "ManifoldNeuralODERegressor": "dynamics",
     "MarginDisplay": "attention",
     "MeanTokenClassifier": "attention",
     "PromptAttention": "attention",

@@ -10,12 +10,18 @@ from contextlib import contextmanager
 from sklearn.base import _fit_context as fit_context
 from sklearn.utils._array_api import _convert_to_numpy as convert_to_numpy
 from sklearn.utils._array_api import get_namespace_and_device
-from sklearn.utils._param_validation import Interval, StrOptions, validate_params
+from sklearn.utils._param_validation import (
+    HasMethods,
+    Interval,
+    StrOptions,
+    validate_params,
+)
 from sklearn.utils.validation import _check_sample_weight as check_sample_weight
 
 __all__ = [
     "CALLBACK_BOOKKEEPING",
     "CallbackSupportMixin",
+    "HasMethods",
     "Interval",
     "StrOptions",
     "can_reuse_listener",

@@ -4,7 +4,8 @@ Tokens come as rows of T tokens laid end to end, as an array of shape (n, T, d),
 a list of sequences of different lengths. All of them become one tensor and one mask.
 
 Trajectories come as rows [state | input] with the next states as targets, or as
-episodes of different lengths, which are turned into such rows.
+episodes of different lengths, which are turned into such rows. Points of manifolds come
+as rows, or as matrices, which are laid out row by row.
 """
 
 import functools
@@ -47,6 +48,27 @@ class Transitions(NamedTuple):
     y: torch.Tensor
     weight: torch.Tensor | None
     dtype: torch.dtype
+    is_scalar: bool
+
+
+class Points(NamedTuple):
+    """Points, and where they go.
+
+    Attributes
+    ----------
+    x : torch.Tensor of shape (n_samples, n_features)
+        Points, wherever and in whatever precision they came.
+    y : torch.Tensor of shape (n_samples, n_outputs) or None
+        Targets.
+    shape : tuple or None
+        Shape of a point that came as a matrix.
+    is_scalar : bool
+        Whether y came as a single column without an axis of its own.
+    """
+
+    x: torch.Tensor
+    y: torch.Tensor | None
+    shape: tuple | None
     is_scalar: bool
 
 
@@ -495,3 +517,188 @@ def _common_names(groups, what):
             raise ValueError(f"The columns of {what} differ between the episodes.")
         names += list(group[0])
     return names
+
+
+def check_points(estimator, X, y="no_validation", *, reset, as_matrices):
+    """Validate points, as rows or as matrices, and targets if there are to be some."""
+    X, shape = _lay_out(X) if as_matrices else (X, None)
+    if isinstance(y, str):
+        X, rules = number_rules(X, allow_nan=False)
+        x = to_tensor(validate_data(estimator, X, reset=reset, **rules), read_only=True)
+        return Points(x, None, shape, False)
+    if y is None:
+        validate_data(estimator, X, None)  # complains
+    y, _ = _lay_out(y) if as_matrices else (y, None)
+    X, y, rules = number_rules(X, y, allow_nan=False)
+    rules |= {"ensure_min_samples": 2}
+    X, y = validate_data(
+        estimator,
+        X,
+        y,
+        reset=reset,
+        validate_separately=(rules, rules | {"ensure_2d": False}),
+    )
+    check_consistent_length(X, y)
+    is_scalar = y.ndim == 1
+    x, y = (to_tensor(z, read_only=True) for z in (X, y))
+    return Points(x, y.reshape(len(y), -1), shape, is_scalar)
+
+
+def check_targets(y, shape):
+    """Return targets as float64 rows of this shape; None is any number of rows."""
+    y = check_array(
+        to_numpy(y),
+        dtype=np.float64,
+        ensure_2d=False,
+        allow_nd=True,
+        input_name="y",
+    )
+    rows = y.reshape(len(y), -1)
+    n_rows, n_columns = shape
+    if n_rows not in (None, len(rows)) or rows.shape[1] != n_columns:
+        raise ValueError(
+            f"y has {len(rows)} rows of {rows.shape[1]} numbers; predictions have "
+            f"{len(rows) if n_rows is None else n_rows} of {n_columns}."
+        )
+    return rows
+
+
+def check_on_manifold(manifold, x, name, off_manifold, atol):
+    """Return points of the manifold; complain of the row that is farthest off it."""
+    if x.shape[1] != manifold.n_features:
+        of_matrices = len(manifold.shape) > 1
+        shape = ", ".join(map(str, manifold.shape))
+        raise ValueError(
+            f"{name} has rows of {x.shape[1]} numbers, but points of {manifold!r} have "
+            f"{manifold.n_features}"
+            + (f", or come as an array of shape (n, {shape})." if of_matrices else ".")
+        )
+    if off_manifold == "ignore":
+        return x
+    rows = x.double()
+    moved = manifold.project(rows) if off_manifold == "project" else rows
+    violation = manifold.violation(moved)
+    violation = torch.where(violation.isnan(), torch.inf, violation)
+    row = int(violation.argmax())
+    rounding = 10 * torch.finfo(x.dtype).eps if x.is_floating_point() else 0.0
+    if violation[row] > max(atol, rounding):
+        raise ValueError(_off_manifold(manifold, rows, name, row, off_manifold))
+    if off_manifold == "project":
+        _refuse_reflections(manifold, rows, name)
+    return moved
+
+
+def _off_manifold(manifold, rows, name, row, off_manifold):
+    _refuse_reflections(manifold, rows, name)
+    if off_manifold == "project":
+        return f"Row {row} of {name} has no nearest point on {manifold!r}."
+    violation = float(manifold.violation(rows)[row])
+    return (
+        f"Row {row} of {name} is not on {manifold!r}: it is off by {violation:.2g}. "
+        "off_manifold='project' moves rows to the nearest points."
+    )
+
+
+def _refuse_reflections(manifold, rows, name):
+    """Refuse matrices of negative determinant where rotations are wanted."""
+    refused = getattr(manifold, "reflections", None)
+    if refused is None:
+        return
+    is_reflection = refused(rows)
+    if is_reflection.any():
+        row = int(torch.nonzero(is_reflection)[0])
+        raise ValueError(
+            f"Row {row} of {name} has a negative determinant: it is a reflection and "
+            f"no point of {manifold!r}. Change the sign of an axis."
+        )
+
+
+def _lay_out(X):
+    """Lay matrices out as rows; return `(rows, shape)`, None for what are rows."""
+    if not get_config()["array_api_dispatch"]:
+        X = to_numpy(X)
+    if isinstance(X, list | tuple) and is_ragged(X):
+        X = np.asarray(X)
+    if getattr(X, "ndim", None) != 3:
+        return X, None
+    shape = tuple(X.shape[1:])
+    size = (X.shape[0], shape[0] * shape[1])
+    reshape = getattr(X, "reshape", None) or functools.partial(
+        X.__array_namespace__().reshape, X
+    )
+    return reshape(size), shape
+
+
+def check_timed_paths(trajectories, times):
+    """Return trajectories and their times, as lists of arrays of rising times."""
+    trajectories = to_numpy(trajectories)
+    if getattr(trajectories, "ndim", 3) < 3:
+        raise ValueError(
+            "trajectories must be a list of arrays, or an array of shape "
+            "(n, n_times, n_features); got an array of shape "
+            f"{trajectories.shape}. For a single trajectory, give a list of one."
+        )
+    paths = [_as_floats(path, f"trajectory {i}") for i, path in enumerate(trajectories)]
+    if not paths:
+        raise ValueError("There is no trajectory; at least one is needed.")
+    if _is_shared(times):
+        times = [times] * len(paths)
+    times = [_as_floats(t, f"the times of trajectory {i}") for i, t in enumerate(times)]
+    if len(times) != len(paths):
+        raise ValueError(
+            f"There are {len(paths)} trajectories, but times of {len(times)}."
+        )
+    for i, (path, t) in enumerate(zip(paths, times)):
+        if path.ndim not in (2, 3) or t.shape != (len(path),) or len(path) < 2:
+            raise ValueError(
+                f"Trajectory {i} has shape {path.shape} and times of shape {t.shape}; "
+                "there must be as many times as points, and two or more."
+            )
+        if path.shape[1:] != paths[0].shape[1:]:
+            raise ValueError(
+                f"Trajectory {i} has points of shape {path.shape[1:]}, the first one "
+                f"of shape {paths[0].shape[1:]}."
+            )
+        if not (np.diff(t) > 0).all():
+            raise ValueError(f"The times of trajectory {i} do not rise.")
+    return paths, times
+
+
+def check_times(times, start, n_samples):
+    """Return times as (1 or n_samples, n_times) and starts as (n_samples,)."""
+    times = np.atleast_1d(_as_floats(times, "times"))
+    start = _as_floats(start, "start")
+    if start.ndim > 1 or (start.ndim and len(start) != n_samples):
+        raise ValueError(
+            f"start must be a number or of shape ({n_samples},); got {start.shape}."
+        )
+    if times.size == 0 or times.ndim > 2 or times.shape[:-1] not in ((), (n_samples,)):
+        raise ValueError(
+            f"times must have shape (n_times,) or ({n_samples}, n_times); got "
+            f"{times.shape}."
+        )
+    start = np.broadcast_to(start, (n_samples,)).copy()
+    times = np.atleast_2d(times)
+    if (times < start[:, None]).any():
+        raise ValueError(
+            f"The time {times.min():g} is before the start, {start.max():g}."
+        )
+    return times, start
+
+
+def _as_floats(array, name):
+    array = np.asarray(to_numpy(array))
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{name} must hold real numbers; got dtype {array.dtype}.")
+    array = array.astype(np.promote_types(array.dtype, np.float32), copy=False)
+    if not np.isfinite(array).all():
+        raise ValueError(f"Input {name} contains NaN or infinity.")
+    return array
+
+
+def _is_shared(times):
+    """Tell the times of all trajectories from a list of those of each."""
+    times = to_numpy(times)
+    if isinstance(times, np.ndarray):
+        return times.ndim == 1 and times.dtype != object
+    return all(np.ndim(to_numpy(t)) == 0 for t in times)

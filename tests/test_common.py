@@ -27,7 +27,10 @@ from sklearn_attn.attention import (
     PromptAttentionRegressor,
     SelfAttentionClassifier,
 )
-from sklearn_attn.dynamics import BilinearSystemIdentifier
+from sklearn_attn.dynamics import (
+    BilinearSystemIdentifier,
+    ManifoldNeuralODERegressor,
+)
 from sklearn_attn.preprocessing import FeatureTokenizer, PatchTokenizer, WindowTokenizer
 
 ESTIMATORS = dict(all_estimators())
@@ -61,6 +64,12 @@ VARIANTS = {
         {"time": "continuous", "dt": 0.1},
         {"time": "continuous", "dt": 0.1, "derivative": "euler"},
         {"uncertainty": False, "dtype": "float64"},
+    ],
+    ManifoldNeuralODERegressor: [
+        {"neurons": "own", "width": 2, "n_init": 1},
+        {"integrator": "rkmk4", "n_layers": 1, "activation": "tanh", "n_init": 1},
+        {"solver": "adam", "batch_size": 16, "max_iter": 100, "early_stopping": True},
+        {"solver": "sgd", "retraction": "cayley", "max_iter": 200, "n_init": 1},
     ],
     LinearAttentionClassifier: [{"standardize": "feature"}],
     MeanTokenClassifier: [{"class_weight": "balanced"}],
@@ -221,6 +230,8 @@ def test_fit_and_predict_leave_the_globals_of_torch_alone(estimator):
 @pytest.mark.parametrize("estimator", variants(), ids=str)
 def test_without_dispatch_tensors_go_in_and_numpy_comes_out(estimator):
     X, y = make_classification(40, n_features=6, random_state=0)
+    estimator = clone(estimator)
+    checks.set_random_state(estimator)
     method = "predict" if hasattr(estimator, "predict") else "transform"
     fitted = clone(estimator).fit(torch.from_numpy(X), torch.from_numpy(y))
     result = getattr(fitted, method)(torch.from_numpy(X))
@@ -258,7 +269,10 @@ def test_a_fit_on_the_gpu_equals_one_on_the_cpu(cls):
     X, y = make_classification(60, n_features=6, random_state=0)
     methods = ("decision_function", "transform", "predict")
     methods = [method for method in methods if hasattr(cls, method)]
-    on_cpu, on_gpu = cls().fit(X, y), cls(device="cuda").fit(X, y)
+    on_cpu, on_gpu = cls(), cls(device="cuda")
+    for estimator in (on_cpu, on_gpu):
+        checks.set_random_state(estimator)
+        estimator.fit(X, y)
     for method in methods:
         np.testing.assert_allclose(
             getattr(on_gpu, method)(X), getattr(on_cpu, method)(X), rtol=1e-7

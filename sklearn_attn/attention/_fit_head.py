@@ -16,8 +16,8 @@ from scipy.optimize import brentq
 from sklearn.linear_model import Ridge
 
 from .._arrays import to_numpy, to_tensor
+from .._lbfgs import lbfgs, polish
 from .._solution import Solution
-from ._lbfgs import lbfgs, polish
 from ._token_attention import fixed_attention, gather
 from ._token_risk import SQUARED, TokenModel, TokenRisk
 

@@ -11,9 +11,9 @@ import torch
 from scipy.linalg import cho_factor, cho_solve
 
 from .._arrays import to_numpy, to_tensor
+from .._lbfgs import lbfgs
 from .._solution import Solution
 from ._erm import AttentionERM
-from ._lbfgs import lbfgs
 
 _MAX_NEWTON = 10  # steps after L-BFGS; two are usual
 # A stationary point whose curvature is below minus this part of the largest one is a

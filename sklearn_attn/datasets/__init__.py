@@ -8,6 +8,13 @@ from ._bilinear_systems import (
 )
 from ._contextual_tokens import make_contextual_tokens
 from ._digit_needles import make_digit_needles
+from ._manifold_flows import (
+    make_macrospin,
+    make_rigid_body,
+    make_rotation_flow,
+    make_sphere_flow,
+    make_spherical_pendulum,
+)
 from ._tokens import make_digit_bags, make_joint_tokens, make_token_selection
 
 __all__ = [
@@ -19,5 +26,10 @@ __all__ = [
     "make_digit_needles",
     "make_joint_tokens",
     "make_koopman_lift",
+    "make_macrospin",
+    "make_rigid_body",
+    "make_rotation_flow",
+    "make_sphere_flow",
+    "make_spherical_pendulum",
     "make_token_selection",
 ]

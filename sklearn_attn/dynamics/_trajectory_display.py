@@ -1,4 +1,4 @@
-"""Measured and simulated states over time, with the band that the estimate leaves."""
+"""Measured and simulated states: over time, on a sphere, or as turning axes."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -6,6 +6,8 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 from .._arrays import to_numpy
+from ._globe_display import VIEW, draw_globe, draw_path, draw_points
+from ._manifolds import SpecialOrthogonal, Sphere
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,11 +18,16 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette: told apart by colour-blind readers too.
 MEASURED_COLOR, SIMULATED_COLOR, INPUT_COLOR = "black", "#D55E00", "#0072B2"
 BAND_ALPHA = 0.25
+AXIS_COLORS = {"x": "#D55E00", "y": "#009E73", "z": "#0072B2"}
 WIDTH, HEIGHT = 8.0, 1.9  # inches, the height of one axes
+GLOBE = 5.0  # inches, of a sphere
 
 
 class TrajectoryDisplay:
-    """Picture of a free run beside what was measured, a state per axes.
+    """Picture of a free run beside what was measured.
+
+    Each state is drawn over time, in axes of its own. Points of the sphere are drawn on
+    it, and rotations as the paths of the three axes of the body.
 
     The band holds a share of the runs of systems that are drawn from the distribution
     of the estimate, with noise of the estimated size: where the state is to be
@@ -33,8 +40,9 @@ class TrajectoryDisplay:
     times : ndarray of shape (n_steps + 1,)
         Times of the states.
     simulated : ndarray of shape (n_steps + 1, n_states)
-        The free run.
-    measured : ndarray of shape (n_steps + 1, n_states), default=None
+        The free run. On a manifold also several, of shape
+        (n_runs, n_steps + 1, n_states).
+    measured : ndarray of the shape of simulated, default=None
         What was measured.
     low, high : ndarray of shape (n_steps + 1, n_states), default=None
         The ends of the band.
@@ -46,11 +54,17 @@ class TrajectoryDisplay:
         Names for the axes.
     time_name : str, default="step"
         Name of the time axis.
+    manifold : {"sphere", "rotations"}, default=None
+        What the states are: unit vectors, or rotation matrices row by row, whose
+        columns are the axes of the body. None draws each state over time.
+    view : tuple of two floats, default=(35.0, 25.0)
+        Azimuth and elevation (degrees) of who looks at the sphere.
 
     Attributes
     ----------
     axes_ : ndarray of matplotlib.axes.Axes
-        The axes, one for each state, and one for the inputs where they are drawn.
+        The axes, one for each state, and one for the inputs where they are drawn; a
+        single one for a manifold.
     figure_ : matplotlib.figure.Figure
         Their figure.
     simulated_lines_, measured_lines_ : list of matplotlib.lines.Line2D
@@ -61,6 +75,7 @@ class TrajectoryDisplay:
     See Also
     --------
     BilinearSystemIdentifier : Fits the system that is simulated.
+    ManifoldNeuralODERegressor : Fits flows on the sphere, and of rotations.
     StabilityDisplay : How large inputs may become.
 
     Examples
@@ -94,6 +109,8 @@ class TrajectoryDisplay:
         state_names: Any = None,
         input_names: Any = None,
         time_name: str = "step",
+        manifold: str | None = None,
+        view: tuple[float, float] = VIEW,
     ) -> None:
         self.times = times
         self.simulated = simulated
@@ -105,6 +122,8 @@ class TrajectoryDisplay:
         self.state_names = state_names
         self.input_names = input_names
         self.time_name = time_name
+        self.manifold = manifold
+        self.view = view
 
     @classmethod
     def from_estimator(
@@ -120,17 +139,20 @@ class TrajectoryDisplay:
         state_names: Any = None,
         input_names: Any = None,
         dt: float | None = None,
+        times: Any = None,
         time_name: str | None = None,
+        view: tuple[float, float] = VIEW,
         axes: Any = None,
     ) -> "TrajectoryDisplay":
         """Run a fitted model freely from the first measured state, and draw.
 
         Parameters
         ----------
-        estimator : BilinearSystemIdentifier
+        estimator : BilinearSystemIdentifier or ManifoldNeuralODERegressor
             A fitted model.
         states : array-like of shape (n_steps + 1, n_states) or (n_states,)
-            Measured states. The first alone draws what is to be expected.
+            Measured states. The first alone draws what is to be expected. For a flow
+            also several runs, of shape (n_runs, n_steps + 1, n_states).
         inputs : array-like of shape (n_steps, n_inputs), default=None
             The inputs of each step. With as many inputs as states, the last is left
             out. None is no input.
@@ -146,8 +168,12 @@ class TrajectoryDisplay:
             Names for the axes. None takes those of the columns that the model saw.
         dt : float, default=None
             Time of a step. None takes that of a model in continuous time, or 1.
+        times : array-like of shape (n_steps + 1,), default=None
+            Times of the states, for a flow, which needs them.
         time_name : str, default=None
             Name of the time axis. None is "time" if there is a `dt`, else "step".
+        view : tuple of two floats, default=(35.0, 25.0)
+            Azimuth and elevation (degrees) of who looks at the sphere.
         axes : array of matplotlib Axes, default=None
             Where to draw, one for each state and one for inputs that are shown. None
             makes a figure.
@@ -162,6 +188,14 @@ class TrajectoryDisplay:
         ValueError
             If shapes do not fit, `level` is not between 0 and 1, or a run overflows.
         """
+        if hasattr(estimator, "predict_trajectory"):
+            display = cls(
+                **_follow_flow(estimator, states, times),
+                state_names=state_names,
+                time_name=time_name or "time",
+                view=view,
+            )
+            return display.plot(axes)
         if level is not None and not 0 < level < 1:
             raise ValueError(f"level must be between 0 and 1; got {level!r}.")
         x = np.asarray(to_numpy(states), dtype=float)
@@ -217,6 +251,10 @@ class TrajectoryDisplay:
         """
         import matplotlib.pyplot as plt
 
+        if self.manifold is not None:
+            if axes is None:
+                _, axes = plt.subplots(figsize=(GLOBE, GLOBE), layout="constrained")
+            return self._plot_globe(np.ravel(axes))
         n_states = self.simulated.shape[1]
         n_axes = n_states + (self.inputs is not None)
         if axes is None:
@@ -243,6 +281,44 @@ class TrajectoryDisplay:
             loc="lower right", bbox_to_anchor=(1, 1), ncols=3, frameon=False
         )
         return self
+
+    def _plot_globe(self, axes: np.ndarray) -> "TrajectoryDisplay":
+        """Draw runs on the sphere, or the three axes of a body along them."""
+        self.axes_, self.figure_ = axes, axes[0].figure
+        self.simulated_lines_, self.measured_lines_, self.bands_ = [], [], []
+        draw_globe(axes[0], self.view)
+        runs = {"measured": self.measured, "simulated": self.simulated}
+        for name, run in runs.items():
+            if run is not None:
+                self._draw_runs(axes[0], name, np.asarray(run))
+        axes[0].legend(loc="lower right", frameon=False, fontsize="small")
+        return self
+
+    def _draw_runs(self, ax: "Axes", name: str, runs: np.ndarray) -> None:
+        is_measured = name == "measured"
+        lines = self.measured_lines_ if is_measured else self.simulated_lines_
+        style = {"lw": 4, "alpha": 0.35} if is_measured else {"lw": 1.4}
+        if self.manifold == "sphere":
+            color = MEASURED_COLOR if is_measured else SIMULATED_COLOR
+            for i, run in enumerate(runs.reshape(-1, *runs.shape[-2:])):
+                label = None if i else name
+                lines += draw_path(
+                    ax, run, self.view, color=color, label=label, **style
+                )
+                if not is_measured:
+                    draw_points(ax, run[:1], self.view, color="black", s=14, zorder=4)
+                    draw_points(ax, run[-1:], self.view, color=color, s=30, zorder=4)
+            return
+        frames = runs.reshape(-1, *runs.shape[-2:-1], 3, 3)
+        for i, run in enumerate(frames):
+            for j, (axis, color) in enumerate(AXIS_COLORS.items()):
+                label = None if i else f"{axis} axis, {name}"
+                lines += draw_path(
+                    ax, run[:, :, j], self.view, color=color, label=label, **style
+                )
+                if not is_measured:
+                    end = run[-1:, :, j]
+                    draw_points(ax, end, self.view, color=color, s=40, zorder=4)
 
     def _draw_state(self, ax: "Axes", j: int) -> None:
         if self.low is not None:
@@ -286,3 +362,34 @@ def _band(estimator, x0, u, level, n_systems, random_state):
     systems = estimator.sample_systems(n_systems, random_state=rng)
     runs = [system.simulate(x0, u, noise=True, random_state=rng) for system in systems]
     return np.quantile(runs, [(1 - level) / 2, (1 + level) / 2], axis=0)
+
+
+def _follow_flow(estimator, states, times):
+    """Return what a display of a flow draws, from the first measured states on."""
+    if times is None:
+        raise ValueError("A flow needs the times of the states; got times=None.")
+    times = np.asarray(to_numpy(times), dtype=float)
+    x = np.asarray(to_numpy(states), dtype=float)
+    shape = estimator.manifold_.shape
+    if x.shape[-len(shape) :] == shape:  # matrices
+        x = x.reshape(*x.shape[: -len(shape)], -1)
+    is_single = x.ndim < 3
+    measured = np.atleast_2d(x)[None] if is_single else x
+    if measured.shape[1] not in (1, len(times)):
+        raise ValueError(
+            f"There are {measured.shape[1]} states, and {len(times)} times."
+        )
+    run = estimator.predict_trajectory(measured[:, 0], times, start=times[0])
+    run = np.asarray(to_numpy(run))
+    known = {Sphere(2): "sphere", SpecialOrthogonal(3): "rotations"}
+    manifold = known.get(estimator.manifold_)
+    if manifold is None and not is_single:
+        raise ValueError("Several runs are drawn on the sphere and of rotations only.")
+    return {
+        "times": times,
+        "simulated": run[0] if is_single else run,
+        "measured": None
+        if measured.shape[1] != len(times)
+        else (measured[0] if is_single else measured),
+        "manifold": manifold,
+    }

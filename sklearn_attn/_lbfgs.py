@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from scipy.optimize import NoConvergence, minimize, newton_krylov
 
-from .._solution import Solution
+from ._solution import Solution
 
 # A gradient of this many square roots of the rounding unit is flat.
 _FLAT = 10.0
