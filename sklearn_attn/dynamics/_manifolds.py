@@ -240,7 +240,7 @@ class Euclidean:
 
     @_documented
     def generators(self, kind="all"):
-        """Return directions of the fields: the unit vectors, whatever the `kind`."""
+        """Return the directions of the fields: the unit vectors, whatever the `kind`."""
         return torch.eye(self.d, dtype=torch.float64)
 
     @_verb
@@ -260,7 +260,7 @@ class Euclidean:
 
     @_verb
     def distance(self, x, y):
-        """Return length of the difference."""
+        """Return the length of the difference."""
         return _length(x - y)
 
     @_verb
@@ -322,12 +322,12 @@ class Sphere:
 
     @_documented
     def generators(self, kind="all"):
-        """Return coordinates of the rotations of all pairs of axes, or of the chain."""
+        """Return the coordinates of the rotations of all pairs of axes, or of the chain."""
         return _planes(self.group, self.n + 1, kind)
 
     @_verb
     def violation(self, x):
-        """Return difference of the length from 1."""
+        """Return the difference of the length from 1."""
         return (_length(x) - 1).abs()
 
     @_verb
@@ -342,12 +342,12 @@ class Sphere:
 
     @_verb
     def distance(self, x, y):
-        """Return angle (rad): 2 atan2(|x - y|, |x + y|)."""
+        """Return the angle (rad): 2 atan2(|x - y|, |x + y|)."""
         return 2 * torch.atan2(_length(x - y), _length(x + y))
 
     @_verb
     def log(self, x, y):
-        """Return tangent vector at x that points along the great circle to y, as long as it.
+        """Return the tangent vector at x along the great circle to y, of its length.
 
         Zero for opposite points, which have no direction.
         """
@@ -413,12 +413,12 @@ class SpecialOrthogonal:
 
     @_documented
     def generators(self, kind="all"):
-        """Return coordinates of the rotations of all pairs of axes, or of the chain."""
+        """Return the coordinates of the rotations of all pairs of axes, or of the chain."""
         return _planes(self.group, self.n, kind)
 
     @_verb
     def violation(self, x):
-        """Return largest entry of X'X - 1; and 2 for determinant -1."""
+        """Return the largest entry of X'X - 1; and 2 for determinant -1."""
         X = x.unflatten(1, self.shape)
         defect = _orthonormality_defect(X)
         return torch.maximum(defect, (torch.linalg.det(X).sign() - 1).abs())
@@ -430,7 +430,7 @@ class SpecialOrthogonal:
 
     @_verb
     def project(self, x):
-        """Return nearest rotation: UV' of the singular value decomposition, determinant 1."""
+        """Return the nearest rotation: UV' of the singular value decomposition."""
         return _nearest_rotation(x.unflatten(1, self.shape)).flatten(1)
 
     @_verb
@@ -440,13 +440,13 @@ class SpecialOrthogonal:
 
     @_verb
     def distance(self, x, y):
-        """Return root of the sum of squares of the angles (rad) of X'Y."""
+        """Return the root of the sum of squares of the angles (rad) of X'Y."""
         X, Y = x.unflatten(1, self.shape), y.unflatten(1, self.shape)
         return _rotation_angle(X.mT @ Y)
 
     @_verb
     def log(self, x, y):
-        """Return tangent vector X log(X'Y)."""
+        """Return the tangent vector X log(X'Y)."""
         X, Y = x.unflatten(1, self.shape), y.unflatten(1, self.shape)
         return (X @ _rotation_log(X.mT @ Y)).flatten(1)
 
@@ -496,7 +496,7 @@ class SpecialEuclidean:
 
     @_documented
     def generators(self, kind="all"):
-        """Return coordinates of three rotations and three translations, for each `kind`."""
+        """Return the coordinates of three rotations and three translations."""
         return torch.eye(6, dtype=torch.float64)
 
     @_verb
@@ -514,7 +514,7 @@ class SpecialEuclidean:
 
     @_verb
     def project(self, x):
-        """Return nearest rotation, the same translation, and the last row as it must be."""
+        """Return the nearest rotation, with the same translation."""
         X = x.unflatten(1, self.shape)
         found = torch.zeros_like(X)
         found[:, :3, :3] = _nearest_rotation(X[:, :3, :3])
@@ -535,7 +535,7 @@ class SpecialEuclidean:
 
     @_verb
     def distance(self, x, y):
-        """Return root of squared angle (rad) plus squared length."""
+        """Return the root of squared angle (rad) plus squared length."""
         X, Y = x.unflatten(1, self.shape), y.unflatten(1, self.shape)
         angle = _rotation_angle(X[:, :3, :3].mT @ Y[:, :3, :3])
         return torch.hypot(angle, _length(X[:, :3, 3] - Y[:, :3, 3]))
@@ -623,17 +623,17 @@ class Stiefel:
 
     @_documented
     def generators(self, kind="all"):
-        """Return coordinates of the rotations of all pairs of axes, or of the chain."""
+        """Return the coordinates of the rotations of all pairs of axes, or of the chain."""
         return _planes(self.group, self.n, kind)
 
     @_verb
     def violation(self, x):
-        """Return largest entry of X'X - 1."""
+        """Return the largest entry of X'X - 1."""
         return _orthonormality_defect(x.unflatten(1, self.shape))
 
     @_verb
     def project(self, x):
-        """Return nearest such matrix: UV' of the singular value decomposition."""
+        """Return the nearest such matrix: UV' of the singular value decomposition."""
         U, _, Vh = torch.linalg.svd(x.unflatten(1, self.shape), full_matrices=False)
         return (U @ Vh).flatten(1)
 
@@ -644,12 +644,12 @@ class Stiefel:
 
     @_verb
     def distance(self, x, y):
-        """Return length of the difference."""
+        """Return the length of the difference."""
         return _length(x - y)
 
     @_verb
     def log(self, x, y):
-        """Return part of the difference that is tangent at x."""
+        """Return the part of the difference that is tangent at x."""
         return _tangent_of_frames(x, y - x, self.shape)
 
     @_documented
@@ -707,7 +707,7 @@ class Torus:
 
     @_verb
     def violation(self, x):
-        """Return largest difference of a circle's radius from 1."""
+        """Return the largest difference of a circle's radius from 1."""
         return (_length(self._planes(x)) - 1).abs().amax(1)
 
     @_verb
@@ -718,18 +718,18 @@ class Torus:
 
     @_verb
     def project_tangent(self, x, v):
-        """Return on each circle, the part across the radius."""
+        """Return, on each circle, the part across the radius."""
         x, v = self._planes(x), self._planes(v)
         return (v - x * _dot(x, v)[..., None]).flatten(1)
 
     @_verb
     def distance(self, x, y):
-        """Return root of the sum of squares of the angles (rad)."""
+        """Return the root of the sum of squares of the angles (rad)."""
         return _length(self._angles(x, y))
 
     @_verb
     def log(self, x, y):
-        """Return on each circle, the angle times the unit tangent."""
+        """Return, on each circle, the angle times the unit tangent."""
         x_planes = self._planes(x)
         tangent = torch.stack([-x_planes[..., 1], x_planes[..., 0]], -1)
         return (self._angles(x, y)[..., None] * tangent).flatten(1)
@@ -819,7 +819,7 @@ class Product:
 
     @_verb
     def violation(self, x):
-        """Return largest of the parts."""
+        """Return the largest of the parts."""
         return torch.stack(list(self._each("violation", x))).amax(0)
 
     @_verb
@@ -843,7 +843,7 @@ class Product:
 
     @_verb
     def distance(self, x, y):
-        """Return root of the sum of squares."""
+        """Return the root of the sum of squares."""
         return _length(torch.stack(list(self._each("distance", x, y)), 1))
 
     @_verb
