@@ -322,7 +322,7 @@ class Sphere:
 
     @_documented
     def generators(self, kind="all"):
-        """Return the coordinates of all rotations of two axes, or of a chain of them."""
+        """Return the coordinates of all rotations of two axes, or of a chain."""
         return _planes(self.group, self.n + 1, kind)
 
     @_verb
@@ -413,7 +413,7 @@ class SpecialOrthogonal:
 
     @_documented
     def generators(self, kind="all"):
-        """Return the coordinates of all rotations of two axes, or of a chain of them."""
+        """Return the coordinates of all rotations of two axes, or of a chain."""
         return _planes(self.group, self.n, kind)
 
     @_verb
@@ -623,7 +623,7 @@ class Stiefel:
 
     @_documented
     def generators(self, kind="all"):
-        """Return the coordinates of all rotations of two axes, or of a chain of them."""
+        """Return the coordinates of all rotations of two axes, or of a chain."""
         return _planes(self.group, self.n, kind)
 
     @_verb
