@@ -179,8 +179,7 @@ def make_macrospin(
 ):
     """Generate motions of a small magnet: the equation of Landau, Lifshitz and Gilbert.
 
-    The direction m of the magnetisation precesses around a field and is damped towards
-    it::
+    The direction m of the magnetisation turns around a field and is damped towards it::
 
         m' = -m x H - damping m x (m x H),   H = field + anisotropy m_z e_z
 
