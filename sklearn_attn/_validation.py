@@ -643,7 +643,10 @@ def check_timed_paths(trajectories, times):
         raise ValueError("There is no trajectory; at least one is needed.")
     if _is_shared(times):
         times = [times] * len(paths)
-    times = [_as_floats(t, f"the times of trajectory {i}") for i, t in enumerate(times)]
+    times = [
+        _as_floats(t, f"the times of trajectory {i}").astype(np.float64)
+        for i, t in enumerate(times)
+    ]
     if len(times) != len(paths):
         raise ValueError(
             f"There are {len(paths)} trajectories, but times of {len(times)}."
@@ -666,8 +669,8 @@ def check_timed_paths(trajectories, times):
 
 def check_times(times, start, n_samples):
     """Return times as (1 or n_samples, n_times) and starts as (n_samples,)."""
-    times = np.atleast_1d(_as_floats(times, "times"))
-    start = _as_floats(start, "start")
+    times = np.atleast_1d(_as_floats(times, "times")).astype(np.float64)
+    start = _as_floats(start, "start").astype(np.float64)
     if start.ndim > 1 or (start.ndim and len(start) != n_samples):
         raise ValueError(
             f"start must be a number or of shape ({n_samples},); got {start.shape}."

@@ -208,7 +208,7 @@ def fit_flow(
         n_iter, converged = solve(
             model, problem, descent, generator, watch, after_iteration
         )
-        reached = keeper.finish()
+        reached = keeper.finish(problem)
         if best is None or reached < least:
             history = {"objective": watch.objective, "validation": watch.validation}
             best = Solution(start, n_iter, converged, history)
@@ -239,12 +239,15 @@ class _Keeper:
             self.n_stale += 1
         return self.n_stale >= self.descent.n_iter_no_change
 
-    def finish(self):
+    def finish(self, problem):
         """Go back to the best weights; return what they reach."""
         if self.weights is not None:
             self.model.load_state_dict(self.weights)
             return self.least
-        return self.watch.objective[-1] if self.watch.objective else math.inf
+        with torch.no_grad():
+            alpha = self.descent.alpha
+            reached = float(problem.risk(self.model) + alpha * self.model.penalty())
+        return reached if math.isfinite(reached) else math.inf
 
 
 def _is_flat(curve, descent):

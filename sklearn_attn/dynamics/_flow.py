@@ -80,7 +80,8 @@ class Flow(nn.Module):
     n_steps : int, default=1
         Number of steps in a layer.
     t_span : tuple of two floats, default=(0.0, 1.0)
-        When the first layer begins, and when the last one ends.
+        When the first layer begins, and when the last one ends. Weights mean velocities
+        in units of this span, so that the unit of time does not matter to them.
     renormalize : bool, default=True
         Whether each step ends with a correction of rounding errors, which single
         precision needs over thousands of steps. It costs some percent of the time, is
@@ -229,23 +230,26 @@ class Flow(nn.Module):
         torch.Tensor of shape (n, n_features)
             Tangent vectors.
         """
-        layer = self._layer(int((t - self.t_span[0]) // self._h))
+        layer = self._layer(math.floor(self._in_steps(t)))
         x = x.T
         xi = self._velocity(*self._weights(), layer)
-        return self.manifold.group.velocity(xi(x), x).T
+        first, last = self.t_span
+        return self.manifold.group.velocity(xi(x), x).T / (last - first)
 
     def trajectory(self, x, times, start=None):
         """Return where points are at some times.
 
         Between the steps of the grid is a step of its own, so that the times that are
-        asked for do not change the path. After the last layer its weights stay.
+        asked for do not change the path. Before the first layer and after the last one
+        their weights stay.
 
         Parameters
         ----------
         x : torch.Tensor of shape (n, n_features)
             Points.
         times : torch.Tensor of shape (n_times,) or (n, n_times)
-            Times, the same for all points or not, none of them before the start.
+            Times, the same for all points or not, none of them before the start. In
+            double precision, whatever that of the points is.
         start : torch.Tensor of shape (n,), default=None
             When each point is at x. None is the first time of the flow.
 
@@ -254,30 +258,29 @@ class Flow(nn.Module):
         torch.Tensor of shape (n, n_times, n_features)
             The points at these times.
         """
-        first, h = self.t_span[0], self._h
-        n = len(x)
-        times = times.expand(n, -1)
-        if start is None:
-            start = times.new_full((n,), first)
-        position = (times - first) / h
-        step = torch.ceil(position - _ON_THE_GRID).long() - 1
-        begin = ((start - first) / h + _ON_THE_GRID).floor().long().clamp_min(0)
-        step = torch.maximum(step, begin[:, None]).flatten()
-        row = torch.arange(n, device=x.device).repeat_interleave(times.shape[1])
-        since = first + h * step.to(times.dtype).view(n, -1)
-        offset = times - torch.maximum(since, start[:, None])
-        offset = offset.clamp_min(0).flatten()
+        n, h = len(x), self._h
+        times = self._in_steps(times.cpu()).expand(n, -1)
+        start = times.new_zeros(n) if start is None else self._in_steps(start.cpu())
+        begin = (start + _ON_THE_GRID).floor()
+        step = torch.ceil(times - _ON_THE_GRID) - 1
+        step = torch.maximum(step, begin[:, None])
+        offset = (times - torch.maximum(step, start[:, None])).clamp_min(0)
+        row = torch.arange(n).repeat_interleave(times.shape[1])
+        step, offset = step.flatten(), offset.flatten().to(x)
         weights = self._weights()
         x, pieces, order = x.T.contiguous(), [], []
-        for g in range(int(begin.min()), int(step.max()) + 1):
+        last = int(step.max())
+        for g in range(int(begin.min()), last + 1):
             xi = self._velocity(*weights, self._layer(g))
             here = torch.nonzero(step == g).flatten()
             if len(here):
-                pieces.append(self._step(xi, x[:, row[here]], offset[here]))
+                pieces.append(self._step(xi, x[:, row[here]], h * offset[here]))
                 order.append(here)
-            left = (first + h * (g + 1) - start).clamp(0, h)
-            x = self._step(xi, x, left)
-        found = torch.cat(pieces, 1)[:, torch.argsort(torch.cat(order))]
+            if g < last:
+                left = (g + 1 - start).clamp(0, 1).to(x)
+                x = self._step(xi, x, h * left)
+        back = torch.argsort(torch.cat(order)).to(x.device)
+        found = torch.cat(pieces, 1)[:, back]
         return found.T.reshape(n, times.shape[1], -1)
 
     @torch.no_grad()
@@ -312,8 +315,13 @@ class Flow(nn.Module):
 
     @property
     def _h(self):
+        """Length of a step, in units of the span."""
+        return 1 / (len(self.W) * self.n_steps)
+
+    def _in_steps(self, t):
+        """Return times as numbers of steps since the first layer began."""
         first, last = self.t_span
-        return (last - first) / (len(self.W) * self.n_steps)
+        return (t - first) / (last - first) * len(self.W) * self.n_steps
 
     def _layer(self, step):
         return max(0, min(step // self.n_steps, len(self.W) - 1))

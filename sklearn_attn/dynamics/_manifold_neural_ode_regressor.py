@@ -1,6 +1,7 @@
 """ManifoldNeuralODERegressor: the map of a flow on a manifold (2305.08849)."""
 
 import copy
+import functools
 import warnings
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -50,12 +51,25 @@ from ._vector_fields import closure_rank
 _MOST_FIELDS = 28
 # An inverse is exact if its image misses by no more than so many rounding units.
 _EXACT = 1e3
+# Steps of a trajectory beyond which times cannot be meant.
+_MOST_STEPS = 1e6
 # Samples at which brackets are looked at, beside random points.
 _N_LOOKED_AT = 20
 # Chosen on the maps of `datasets` and on scikit-learn's bundled tables, see the guide.
 _ALPHA_OF_POINTS, _ALPHA_OF_TABLES = 1e-5, 1e-2
 # What a fit leaves behind only for some settings.
 _OPTIONAL = ("x_mean_", "x_scale_", "coef_", "intercept_")
+
+
+def _with_slopes(fit):
+    """Decorate `fit` to work also where the caller has switched slopes off."""
+
+    @functools.wraps(fit)
+    def wrapped(self, *args, **kwargs):
+        with torch.inference_mode(False), torch.enable_grad():
+            return fit(self, *args, **kwargs)
+
+    return wrapped
 
 
 class ManifoldNeuralODERegressor(
@@ -105,7 +119,8 @@ class ManifoldNeuralODERegressor(
         How a velocity moves a point: by the exponential, or by the Cayley transform,
         for the methods of order 1 and 2.
     t_final : float, default=1.0
-        Time between X and y. In `fit_trajectories`, times say it.
+        Time between X and y, which `predict_trajectory` refers to. The map is the same
+        in any unit of time.
     readout : bool, default=True
         For "euclidean" only: whether X and y are standardised, and y is read from the
         final state by an affine map, so that it may have other columns than X. If not,
@@ -179,7 +194,8 @@ class ManifoldNeuralODERegressor(
         Mean squared distance between predictions and targets in `fit`, without the
         penalty; of standardised targets, if there is a read-out.
     loss_curve_ : list of float
-        Objective after each iteration of the best start.
+        Objective after each iteration of the best start; with "adam" and "sgd", its
+        mean over the steps of an epoch.
     validation_curve_ : list of float
         Risk on held-out samples after each iteration; empty without `early_stopping`.
     n_iter_ : int
@@ -349,6 +365,7 @@ class ManifoldNeuralODERegressor(
     @unharmed
     @with_callbacks
     @fit_context(prefer_skip_nested_validation=True)
+    @_with_slopes
     def fit(self, X, y):
         """Find a flow that takes the rows of X to those of y in time `t_final`.
 
@@ -400,6 +417,7 @@ class ManifoldNeuralODERegressor(
     @unharmed
     @with_callbacks
     @fit_context(prefer_skip_nested_validation=True)
+    @_with_slopes
     def fit_trajectories(self, trajectories, times):
         """Find a flow that follows trajectories, from the first point of each.
 
@@ -481,8 +499,8 @@ class ManifoldNeuralODERegressor(
         X : array-like of shape (n_samples, n_features) or (n_samples, *shape)
             Points at the start.
         times : array-like of shape (n_times,) or (n_samples, n_times)
-            Times, the same for all points or not, not before the start. After
-            ``t_span_[1]`` the last layer goes on.
+            Times, the same for all points or not, not before the start. Outside of
+            `t_span_` the first and the last layer go on.
         start : float or array-like of shape (n_samples,), default=None
             When each point is at its row of X. None is ``t_span_[0]``.
 
@@ -494,17 +512,23 @@ class ManifoldNeuralODERegressor(
         Raises
         ------
         ValueError
-            If a time is before the start, or shapes do not fit.
+            If a time is before the start, or a million steps away, or shapes do not
+            fit.
         """
         check_is_fitted(self)
         x, flow, shape = self._enter(X)
         start = self.t_span_[0] if start is None else start
         times, start = check_times(times, start, len(x))
-        like = {"device": x.device, "dtype": x.dtype}
-        with torch.no_grad(), few_threads(x.numel() * self.width):
-            found = flow.trajectory(
-                x, to_tensor(times, **like), to_tensor(start, **like)
+        first, last = self.t_span_
+        n_steps = (times.max() - start.min()) / (last - first)
+        n_steps *= len(flow.W) * flow.n_steps
+        if n_steps > _MOST_STEPS:
+            raise ValueError(
+                f"There are {n_steps:.2g} steps from {start.min():g} to the time "
+                f"{times.max():g}; the flow was fitted from {first:g} to {last:g}."
             )
+        with torch.no_grad(), few_threads(x.numel() * self.width):
+            found = flow.trajectory(x, to_tensor(times), to_tensor(start))
             found = self._read(found, flow)
         found = to_numpy(found)
         if shape is not None:
@@ -540,21 +564,20 @@ class ManifoldNeuralODERegressor(
         check_is_fitted(self)
         flow = self._flow_on_device()
         like = {"device": flow.W.device, "dtype": flow.W.dtype}
-        shape = None
+        shape = y.shape[1:] if getattr(y, "ndim", 2) == 3 else None
         if hasattr(self, "coef_"):
             coef = self._fitted("coef_", flow)
-            if coef.shape[0] != coef.shape[1]:
+            z = to_tensor(check_targets(y, (None, len(coef))), **like)
+            if torch.linalg.matrix_rank(coef) < max(coef.shape):
                 raise ValueError(
                     f"The read-out makes {coef.shape[0]} outputs of {coef.shape[1]} "
                     "coordinates and has no inverse. Fit with readout=False."
                 )
-            z = to_tensor(check_targets(y, (None, len(coef))), **like)
-            z = z - self._fitted("intercept_", flow)
-            z = torch.linalg.solve(coef, z.T).T.contiguous()
+            z = torch.linalg.solve(coef, (z - self._fitted("intercept_", flow)).T)
+            z = z.T.contiguous()
         else:
-            points = self._points(y, reset=False)
-            z = to_tensor(self._checked(self.manifold_, points.x, "y"), **like)
-            shape = points.shape
+            z = to_tensor(check_targets(y, (None, self.n_features_in_)))
+            z = to_tensor(self._checked(self.manifold_, z, "y"), **like)
         with few_threads(z.numel() * self.width):
             x, error = flow.inverse(z)
         rounding = torch.finfo(x.dtype).eps * max(1.0, float(z.abs().max()))
@@ -803,14 +826,14 @@ class ManifoldNeuralODERegressor(
                 f"of {self.manifold_!r}: there are directions in which the flow cannot "
                 "go. Use generators='all', or more fields.",
                 UserWarning,
-                stacklevel=7,
+                stacklevel=8,
             )
         if not self.converged_:
             warnings.warn(
                 f"{self.solver} did not converge in {self.n_iter_} iterations "
                 f"(max_iter={self.max_iter}). Increase max_iter, tol or alpha.",
                 ConvergenceWarning,
-                stacklevel=7,
+                stacklevel=8,
             )
 
     def __sklearn_tags__(self):
@@ -937,16 +960,16 @@ def _pad(points, times, loss):
     lengths = [len(t) for t in times]
     n, longest = len(lengths), max(lengths) - 1
     paths = points.split(lengths)
-    start = torch.tensor([t[0] for t in times], dtype=torch.float64).to(points)
-    shape = (n, longest)
-    when, weight = points.new_zeros(shape), points.new_zeros(shape)
-    y = points.new_zeros(*shape, points.shape[1])
+    when = torch.empty(n, longest, dtype=torch.float64)
+    weight = points.new_zeros(n, longest)
+    y = points.new_zeros(n, longest, points.shape[1])
     for i, (path, t) in enumerate(zip(paths, times)):
         when[i] = float(t[-1])  # also where there is nothing to be met
-        when[i, : len(t) - 1] = to_tensor(t[1:]).to(points)
+        when[i, : len(t) - 1] = torch.from_numpy(t[1:])
         y[i, : len(t) - 1], y[i, len(t) - 1 :] = path[1:], path[-1]
         weight[i, : len(t) - 1] = 1.0
     x = torch.stack([path[0] for path in paths])
+    start = torch.tensor([t[0] for t in times], dtype=torch.float64)
     return Trajectories(x, start, when, y, weight, loss)
 
 

@@ -14,6 +14,7 @@ import inspect
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -967,9 +968,19 @@ def _one_like(M):
 
 def as_manifold(manifold, shape, n_features):
     """Return the manifold that a name and the number of columns stand for."""
+    if isinstance(manifold, type):
+        raise ValueError(
+            f"manifold must be an object, such as Sphere(2); got the class {manifold}."
+        )
     if not isinstance(manifold, str):
+        if shape is not None:
+            raise ValueError(
+                f"manifold_shape goes with a manifold's name; {manifold!r} has its own."
+            )
         return manifold
     given = () if shape is None else tuple(shape)
+    if not all(isinstance(size, Integral) and size >= 1 for size in given):
+        raise ValueError(f"manifold_shape must hold positive integers; got {shape!r}.")
     wanted = {"stiefel": 2, "so3": 0, "se3": 0}.get(manifold, 1)
     if given and len(given) != wanted:
         raise ValueError(

@@ -35,6 +35,13 @@ ORDERS = {"lie_euler": 1, "lie_midpoint": 2, "rkmk4": 4, "cf4": 4}
 each_manifold = pytest.mark.parametrize("manifold", MANIFOLDS, ids=repr)
 
 
+def strong(flow, factor):
+    """Make a flow go a longer way."""
+    with torch.no_grad():
+        flow.a.mul_(factor)
+    return flow
+
+
 def points(manifold, n=4, seed=0):
     return torch.from_numpy(manifold.random_points(n, seed))
 
@@ -61,7 +68,6 @@ def test_the_fused_path_and_its_adjoint_equal_single_steps(
         n_steps=2,
         neurons=neurons,
         activation=activation,
-        t_span=(0.0, 1.7),
     )
     x = points(manifold)
     target = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).double()
@@ -103,7 +109,7 @@ def test_renormalising_does_not_change_the_slopes_of_the_weights():
 @pytest.mark.parametrize("manifold", [Sphere(2), SpecialOrthogonal(3), Euclidean(3)])
 @pytest.mark.parametrize("integrator", ORDERS)
 def test_integrators_have_their_order(manifold, integrator):
-    flow = Flow(manifold, n_layers=1, width=8, integrator=integrator, t_span=(0.0, 2.0))
+    flow = strong(Flow(manifold, n_layers=1, integrator=integrator), 2)
     reference = copy.deepcopy(flow)
     reference.integrator, reference.n_steps = "cf4", 800
     x = points(manifold, n=20)
@@ -121,9 +127,8 @@ def test_integrators_have_their_order(manifold, integrator):
 @pytest.mark.parametrize("integrator", ["lie_euler", "lie_midpoint"])
 def test_cayley_steps_have_the_order_of_the_exponential_ones(integrator):
     x, errors, n_steps = points(Sphere(4), n=20), [], np.array([20, 40, 80, 160])
-    flow = Flow(
-        Sphere(4), n_layers=1, integrator=integrator, retraction="cayley", t_span=(0, 2)
-    )
+    flow = Flow(Sphere(4), n_layers=1, integrator=integrator, retraction="cayley")
+    strong(flow, 2)
     reference = copy.deepcopy(flow)
     reference.integrator, reference.retraction, reference.n_steps = "cf4", "exp", 400
     with torch.no_grad():
@@ -135,7 +140,7 @@ def test_cayley_steps_have_the_order_of_the_exponential_ones(integrator):
 
 def test_swapping_the_exponentials_of_cf4_costs_its_order():
     """The order in which they act matters, and the test of orders sees it."""
-    flow = Flow(SpecialOrthogonal(3), n_layers=1, integrator="cf4", t_span=(0, 2))
+    flow = strong(Flow(SpecialOrthogonal(3), n_layers=1, integrator="cf4"), 2)
     x, errors = points(SpecialOrthogonal(3), n=20), []
 
     def swapped(*arguments):
@@ -170,9 +175,9 @@ def test_a_thousand_steps_in_double_precision_stay_on_the_manifold(
         n_layers=50,
         n_steps=20,
         integrator=integrator,
-        t_span=(0, 20),
         renormalize=False,
     )
+    strong(flow, 20)
     with torch.no_grad():
         end = flow(points(manifold, n=50))
         # torch's exponential of matrices loses more than the closed forms do, and cf4
@@ -189,9 +194,8 @@ def test_a_thousand_steps_in_double_precision_stay_on_the_manifold(
     "manifold", [m for m in MANIFOLDS if not isinstance(m, Euclidean)], ids=repr
 )
 def test_ten_thousand_single_precision_steps_stay_if_they_are_renormalised(manifold):
-    flow = Flow(
-        manifold, n_layers=10, n_steps=1000, t_span=(0, 100), dtype=torch.float32
-    )
+    flow = Flow(manifold, n_layers=10, n_steps=1000, dtype=torch.float32)
+    strong(flow, 100)
     x = points(manifold, n=10).float()
     flow.renormalize = False
     with torch.no_grad():
@@ -228,6 +232,23 @@ def test_a_flow_composes(integrator):
             torch.testing.assert_close(rest[:, 0], end, rtol=0, atol=1e-14)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_grid_time_is_reached_by_whole_steps(dtype):
+    """Also where rounding puts it on either side of the end of a step."""
+    flow = Flow(Sphere(2), n_layers=7, n_steps=3, t_span=(0.1, 0.8), dtype=dtype)
+    x = points(Sphere(2)).to(dtype)
+    times = 0.1 + 0.7 * torch.arange(22).double() / 21
+    with torch.no_grad():
+        path = flow.trajectory(x, times)
+        for g in range(21):
+            ahead = flow.trajectory(
+                path[:, g], times[g + 1 : g + 2], times[g].expand(len(x))
+            )
+            assert (ahead[:, 0] - path[:, g + 1]).abs().max() < 8 * torch.finfo(
+                dtype
+            ).eps
+
+
 def test_times_that_are_asked_for_do_not_change_the_path():
     flow = Flow(SpecialOrthogonal(3), n_layers=3)
     x = points(SpecialOrthogonal(3))
@@ -258,10 +279,11 @@ def test_points_may_start_at_times_of_their_own():
 def test_after_the_end_the_last_layer_goes_on():
     flow = Flow(Sphere(2), n_layers=2, n_steps=3)
     x = points(Sphere(2))
-    last = Flow(Sphere(2), n_layers=1, n_steps=3, t_span=(1.0, 1.5))
+    last = Flow(Sphere(2), n_layers=1, n_steps=3)
     with torch.no_grad():
         for name in ("W", "b", "a"):
             getattr(last, name).copy_(getattr(flow, name)[1:])
+        last.a.mul_(0.5)  # half of the flow's time
         beyond = flow.trajectory(x, torch.tensor([1.5]).double())[:, 0]
         torch.testing.assert_close(beyond, last(flow(x)), rtol=0, atol=1e-14)
 
@@ -275,6 +297,35 @@ def test_the_inverse_undoes_the_flow(manifold, integrator):
         back, error = flow.inverse(flow(x))
     torch.testing.assert_close(back, x, rtol=0, atol=1e-12)
     assert error < 1e-13
+
+
+def test_the_unit_of_time_does_not_matter_to_the_weights():
+    x = points(Sphere(2))
+    unit = Flow(Sphere(2), n_layers=3)
+    seconds = Flow(Sphere(2), n_layers=3, t_span=(1.7e9, 1.7e9 + 86_400))
+    times = torch.tensor([0.2, 0.55, 1.1]).double()
+    with torch.no_grad():
+        torch.testing.assert_close(seconds(x), unit(x), rtol=0, atol=0)
+        torch.testing.assert_close(
+            seconds.trajectory(x, 1.7e9 + 86_400 * times), unit.trajectory(x, times)
+        )
+        torch.testing.assert_close(
+            86_400 * seconds.vector_field(1.7e9 + 50_000, x),
+            unit.vector_field(50_000 / 86_400, x),
+        )
+
+
+def test_before_the_first_layer_its_weights_hold():
+    flow = Flow(Sphere(2), n_layers=2, n_steps=3)
+    x = points(Sphere(2))
+    early = torch.full((len(x),), -0.5).double()
+    first = Flow(Sphere(2), n_layers=1, n_steps=3)
+    with torch.no_grad():
+        for name in ("W", "b", "a"):
+            getattr(first, name).copy_(getattr(flow, name)[:1])
+        first.a.mul_(0.5)
+        found = flow.trajectory(x, torch.zeros(1).double(), early)[:, 0]
+        torch.testing.assert_close(found, first(x), rtol=0, atol=1e-14)
 
 
 def test_the_velocity_is_a_tangent_combination_of_the_fields():

@@ -133,7 +133,6 @@ def fitted(magnet, **settings):
         ("integrator", "cf4"),
         ("n_steps", 3),
         ("retraction", "cayley"),
-        ("t_final", 3.0),
         ("max_iter", 10),
         ("n_init", 3),
         ("alpha", 0.1),
@@ -164,10 +163,13 @@ def test_the_parameter_changes_the_descent(magnet, name, value):
     assert np.abs(other.predict(X) - plain.predict(X)).max() > 1e-3
 
 
-def test_time_scales_the_velocity(magnet):
+def test_the_final_time_is_when_trajectories_arrive_and_its_unit_does_not_matter(
+    magnet,
+):
     X, y = magnet
     model = regressor(t_final=4.0).fit(X, y)
     assert model.t_span_ == (0.0, 4.0)
+    np.testing.assert_array_equal(model.predict(X), regressor().fit(X, y).predict(X))
     path = model.predict_trajectory(X, [0.0, 4.0])
     np.testing.assert_allclose(path[:, 0], X, atol=1e-15)
     np.testing.assert_allclose(path[:, 1], model.predict(X), atol=1e-13)
@@ -235,6 +237,40 @@ def test_a_square_readout_is_inverted():
     model = regressor("euclidean").fit(X[:, :3], X[:, 3:6])
     back = model.inverse_predict(model.predict(X[:, :3]))
     np.testing.assert_allclose(back, X[:, :3], atol=1e-9)
+
+
+def test_a_readout_without_an_inverse_is_told():
+    X, y = load_diabetes(return_X_y=True)
+    constant = np.c_[y, np.ones(len(y))]
+    model = regressor("euclidean", max_iter=5).fit(X[:, :2], constant)
+    with pytest.raises(ValueError, match="has no inverse"):
+        model.inverse_predict(constant)
+    scalar = regressor("euclidean", readout=False, max_iter=5, n_steps=4).fit(
+        X[:, :1], X[:, 1]
+    )
+    predicted = scalar.predict(X[:, :1])
+    assert predicted.shape == (442,)
+    np.testing.assert_allclose(scalar.inverse_predict(predicted), X[:, :1], atol=1e-12)
+
+
+def test_targets_may_have_names_of_their_own(magnet):
+    X, y = (
+        pd.DataFrame(part, columns=list(names))
+        for part, names in zip(magnet, ("abc", "pqr"))
+    )
+    model = regressor(max_iter=5).fit(X, y)
+    assert model.inverse_predict(y).shape == X.shape
+    assert model.geodesic_error(X, y).shape == (len(X),)
+
+
+@pytest.mark.parametrize("switch", [torch.no_grad, torch.inference_mode])
+def test_it_fits_where_slopes_are_switched_off(magnet, switch):
+    with switch():
+        model = fitted(magnet, max_iter=5)
+        assert not torch.is_grad_enabled()
+    np.testing.assert_array_equal(
+        model.predict(magnet[0]), fitted(magnet, max_iter=5).predict(magnet[0])
+    )
 
 
 def test_a_step_that_is_too_large_to_be_inverted_is_told(magnet):
@@ -494,6 +530,24 @@ def test_times_of_each_sample_rescale_its_way():
     assert Sphere(2).distance(ends, y).max() < 1e-2
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_the_unit_and_the_origin_of_time_do_not_matter(dtype):
+    times = np.linspace(0, 2, 9)
+    X, paths = make_macrospin(30, times=times, random_state=0)
+    seconds = 1.7e9 + 3600 * times  # since 1970
+    plain = regressor(dtype=dtype, max_iter=20).fit_trajectories(paths, times)
+    logged = regressor(dtype=dtype, max_iter=20).fit_trajectories(paths, seconds)
+    atol = 1e-5 if dtype == "float64" else 1e-2
+    np.testing.assert_allclose(logged.loss_, plain.loss_, rtol=atol)
+    np.testing.assert_allclose(
+        logged.predict_trajectory(X, seconds),
+        plain.predict_trajectory(X, times),
+        atol=atol,
+    )
+    with pytest.raises(ValueError, match="steps from"):
+        plain.predict_trajectory(X, [1.7e9])
+
+
 def test_matrix_trajectories_and_those_of_tables():
     times = np.linspace(0, 1.5, 5)
     X, paths = make_rigid_body(20, times=times, random_state=0)
@@ -596,6 +650,10 @@ def test_input_that_cannot_be_is_refused(manifold, X, y, message):
         ({"integrator": "cf4", "retraction": "cayley"}, "order 2"),
         ({"device": "cuda:7"}, "not available"),
         ({"manifold_shape": (1, 2)}, "1 number"),
+        ({"manifold_shape": (2.5,)}, "positive integers"),
+        ({"manifold_shape": ("a",)}, "positive integers"),
+        ({"manifold": Sphere}, "must be an object"),
+        ({"manifold": Sphere(2), "manifold_shape": (2,)}, "goes with a manifold's"),
         ({"manifold_shape": (5,)}, "rows of 3 numbers"),
     ],
 )
