@@ -682,9 +682,12 @@ def check_times(times, start, n_samples):
         )
     start = np.broadcast_to(start, (n_samples,)).copy()
     times = np.atleast_2d(times)
-    if (times < start[:, None]).any():
+    is_early = times < start[:, None]
+    if is_early.any():
+        i, t = np.argwhere(is_early)[0]
+        time = np.broadcast_to(times, is_early.shape)[i, t]
         raise ValueError(
-            f"The time {times.min():g} is before the start, {start.max():g}."
+            f"The time {time:g} of sample {i} is before its start, {start[i]:g}."
         )
     return times, start
 

@@ -11,8 +11,14 @@ from sklearn_attn.datasets import (
     make_digit_bags,
     make_joint_tokens,
     make_koopman_lift,
+    make_macrospin,
+    make_rigid_body,
+    make_rotation_flow,
+    make_sphere_flow,
+    make_spherical_pendulum,
     make_token_selection,
 )
+from sklearn_attn.dynamics import SpecialOrthogonal, Sphere
 
 
 def test_planted_tokens_stand_out_along_two_directions():
@@ -194,3 +200,126 @@ def test_systems_that_cannot_be_are_refused(make, arguments, message):
 def test_the_converter_starts_from_rest():
     X, _, system = make_boost_converter(50, random_state=0, return_system=True)
     np.testing.assert_allclose(system.step(X[0, :2], [0.2]), X[0, :2], atol=1e-12)
+
+
+def derivative(make, t, step=1e-4, **settings):
+    """Return states at time t, and their velocities by central differences."""
+    times = [t - step, t, t + step]
+    _, path = make(20, times=times, random_state=0, **settings)
+    return path[:, 1], (path[:, 2] - path[:, 0]) / (2 * step)
+
+
+def turn(axis):
+    return np.cross(np.eye(3)["xyz".index(axis)], np.eye(3), axisb=1).T
+
+
+@pytest.mark.parametrize(
+    ("make", "settings", "velocity"),
+    [
+        (
+            make_sphere_flow,
+            {},
+            lambda x: x[:, [1]] * (x @ turn("z").T) + x[:, [2]] * (x @ turn("x").T),
+        ),
+        (
+            make_sphere_flow,
+            {"second_field": 2, "initial": "octant"},
+            lambda x: x[:, [1]] * (x @ turn("z").T) + x[:, [2]] * (x @ turn("y").T),
+        ),
+        (
+            make_macrospin,
+            {"damping": 0.1, "field": (0.1, 0.2, 0.3), "anisotropy": 0.5},
+            lambda m: (
+                -np.cross(m, [0.1, 0.2, 0.3] + 0.5 * m * [0, 0, 1])
+                - 0.1 * np.cross(m, np.cross(m, [0.1, 0.2, 0.3] + 0.5 * m * [0, 0, 1]))
+            ),
+        ),
+        (
+            make_rotation_flow,
+            {"initial": "uniform"},
+            lambda x: np.stack(
+                [
+                    ((np.trace(X @ X) + 3) * sum(map(turn, "xyz")) @ X).ravel()
+                    for X in x.reshape(-1, 3, 3)
+                ]
+            ),
+        ),
+    ],
+)
+def test_motions_on_manifolds_keep_their_equations(make, settings, velocity):
+    x, change = derivative(make, 0.7, **settings)
+    # differences: step^2, and the integrator's tolerance / step
+    np.testing.assert_allclose(change, velocity(x), atol=1e-5)
+
+
+def test_a_pendulum_loses_energy_by_friction_only():
+    """Energy |v|^2 / 2 + z, by differences, with and without the air."""
+    for damping in (0.0, 0.3):
+        energies = []
+        for t in (0.5, 2.0):
+            q, v = derivative(make_spherical_pendulum, t, damping=damping)
+            energies.append(np.square(v).sum(1) / 2 + q[:, 2])
+        if damping:
+            assert (energies[1] < energies[0]).all()
+        else:
+            np.testing.assert_allclose(energies[1], energies[0], atol=1e-6)
+
+
+def test_a_body_turns_to_its_target():
+    X, path = make_rigid_body(50, times=[0.0, 5.0, 30.0], random_state=0)
+    np.testing.assert_allclose(path[:, 0], X, atol=1e-14)
+    angles = (
+        SpecialOrthogonal(3)
+        .distance(path.reshape(-1, 9), np.tile(np.eye(3).reshape(1, 9), (150, 1)))
+        .reshape(50, 3)
+    )
+    assert angles[:, 0].max() <= 2.5
+    assert (angles[:, 1] < angles[:, 0]).all()
+    assert angles[:, 2].max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        make_macrospin,
+        make_rigid_body,
+        make_rotation_flow,
+        make_sphere_flow,
+        make_spherical_pendulum,
+    ],
+)
+def test_motions_stay_on_the_manifold_and_noise_turns_targets(make):
+    X, y = make(400, random_state=0)
+    manifold = Sphere(2) if X.shape[1] == 3 else SpecialOrthogonal(3)
+    assert manifold.violation(X).max() < 1e-13
+    assert manifold.violation(y).max() < 1e-13
+    assert manifold.distance(X, y).mean() > 0.3
+    again, noisy = make(400, noise=0.01, random_state=0)
+    np.testing.assert_array_equal(X, again)
+    assert manifold.violation(noisy).max() < 1e-13
+    # the mean length of a normal vector of two or three entries
+    expected = 0.01 * (np.sqrt(np.pi / 2) if X.shape[1] == 3 else np.sqrt(8 / np.pi))
+    np.testing.assert_allclose(manifold.distance(y, noisy).mean(), expected, rtol=0.1)
+    _, path = make(400, times=[0.0, 0.5], random_state=0)
+    np.testing.assert_allclose(path[:, 0], X, atol=1e-14)
+    _, short = make(400, t_final=0.5, random_state=0)
+    np.testing.assert_allclose(path[:, 1], short, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments", "message"),
+    [
+        (make_sphere_flow, {"initial": "pole"}, "'uniform' or 'octant'; got 'pole'"),
+        (make_sphere_flow, {"second_field": 1}, "3 or 2; got 1"),
+        (make_rotation_flow, {"initial": "haar"}, "'corner' or 'uniform'"),
+        (make_macrospin, {"noise": -1.0}, "noise must be 0 or more"),
+        (make_macrospin, {"t_final": 0.0}, "t_final must be above 0"),
+        (make_macrospin, {"times": [1.0, 0.5]}, "times must rise"),
+        (make_macrospin, {"n_samples": 0}, "n_samples must be 1 or more"),
+        (make_rigid_body, {"max_angle": 4.0}, r"max_angle must be in \(0, pi\]"),
+        (make_rigid_body, {"inertia": (1.0, 0.0, 1.0)}, "inertia must be three above"),
+    ],
+)
+def test_motions_that_cannot_be_are_refused(make, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make(**arguments)

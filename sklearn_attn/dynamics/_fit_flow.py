@@ -223,7 +223,8 @@ class _Keeper:
     def __init__(self, model, descent, held_out, watch):
         self.model, self.descent = model, descent
         self.held_out, self.watch = held_out, watch
-        self.weights, self.least, self.n_stale = None, math.inf, 0
+        self.weights, self.least = None, math.inf
+        self.improved, self.n_stale = math.inf, 0
 
     def look(self):
         """Return whether to stop, after an iteration."""
@@ -232,11 +233,13 @@ class _Keeper:
         with torch.no_grad():
             risk = float(self.held_out.risk(self.model))
         self.watch.validation.append(risk)
-        if risk < self.least * (1 - self.descent.tol):
-            self.least, self.n_stale = risk, 0
+        is_better = risk < self.improved * (1 - self.descent.tol)
+        self.n_stale = 0 if is_better else self.n_stale + 1
+        if is_better:
+            self.improved = risk
+        if risk < self.least:
+            self.least = risk
             self.weights = copy.deepcopy(self.model.state_dict())
-        else:
-            self.n_stale += 1
         return self.n_stale >= self.descent.n_iter_no_change
 
     def finish(self, problem):
@@ -293,7 +296,7 @@ def _lbfgs(model, problem, descent, generator, watch, after_iteration):
     put(found.value)
     if not watch.objective:  # the start is a minimum
         watch.objective.append(value_and_gradient(found.value)[0])
-    return found.n_iter, found.converged
+    return found.n_iter, found.converged and math.isfinite(watch.objective[-1])
 
 
 def _stochastic(model, problem, descent, generator, watch, after_iteration):

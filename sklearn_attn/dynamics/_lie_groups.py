@@ -156,7 +156,10 @@ class Rotations:
         return self._apply(self.matrix(v), x)
 
     def exp(self, v, x):
-        return self._apply(torch.linalg.matrix_exp(self.matrix(v)), x)
+        M = self.matrix(v)
+        if len(M) == 1:  # torch takes a rougher series for a single small matrix
+            return self._apply(torch.linalg.matrix_exp(M.repeat(2, 1, 1))[:1], x)
+        return self._apply(torch.linalg.matrix_exp(M), x)
 
     def cayley(self, v, x):
         half = self.matrix(v) / 2

@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.exceptions import ConvergenceWarning, UndefinedMetricWarning
 from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_is_fitted
 
@@ -403,7 +403,7 @@ class ManifoldNeuralODERegressor(
         has_readout = self._has_readout(manifold)
         x = self._checked(manifold, points.x, "X")
         y_rows = points.y if has_readout else self._checked(manifold, points.y, "y")
-        x, y_rows = (to_tensor(z, device=device, dtype=dtype) for z in (x, y_rows))
+        x, y_rows = (_in_range(z, device, dtype) for z in (x, y_rows))
         units = _Units.of(x, y_rows) if has_readout else None
         if units is not None:
             x, y_rows = units.inside(x), (y_rows - units.y_mean) / units.y_scale
@@ -457,7 +457,7 @@ class ManifoldNeuralODERegressor(
                 for i, path in enumerate(paths)
             ]
         )
-        every = to_tensor(every, device=device, dtype=dtype)
+        every = _in_range(every, device, dtype)
         has_units = self._has_readout(manifold)
         units = _Units.of(every, every) if has_units else None
         if units is not None:
@@ -637,6 +637,13 @@ class ManifoldNeuralODERegressor(
         found, y = self._with_targets(X, y)
         if hasattr(self, "coef_") or isinstance(self.manifold_, Euclidean):
             return r2_score(y, found)
+        if len(y) < 2:
+            warnings.warn(
+                "The score is not defined with less than two samples.",
+                UndefinedMetricWarning,
+                stacklevel=2,
+            )
+            return float("nan")
         mean = self.manifold_.frechet_mean(y)
         total = self.manifold_.distance(y, np.broadcast_to(mean, y.shape).copy())
         return float(
@@ -789,7 +796,7 @@ class ManifoldNeuralODERegressor(
         x = points.x
         if not hasattr(self, "coef_"):
             x = self._checked(self.manifold_, x, "X")
-        x = to_tensor(x, device=flow.W.device, dtype=flow.W.dtype)
+        x = _in_range(x, flow.W.device, flow.W.dtype)
         if hasattr(self, "coef_"):
             x = (x - self._fitted("x_mean_", flow)) / self._fitted("x_scale_", flow)
         return x, flow, points.shape
@@ -971,6 +978,16 @@ def _pad(points, times, loss):
     x = torch.stack([path[0] for path in paths])
     start = torch.tensor([t[0] for t in times], dtype=torch.float64)
     return Trajectories(x, start, when, y, weight, loss)
+
+
+def _in_range(z, device, dtype):
+    """Return what the flow works on; complain of numbers that it cannot hold."""
+    found = to_tensor(z, device=device, dtype=dtype)
+    if not torch.isfinite(found).all():
+        raise ValueError(
+            f"The largest number, {float(z.abs().max()):.2g}, is beyond {dtype}."
+        )
+    return found
 
 
 def _is_euclidean(manifold):

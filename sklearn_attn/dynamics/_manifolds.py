@@ -192,6 +192,8 @@ def _n_features(self):
 def frechet_mean(self, x):
     """Return the point whose sum of squared distances to the points x is least."""
     mean = self.project(x.mean(0, keepdim=True))
+    if not torch.isfinite(mean).all():  # points all around, with a mean of zero
+        mean = x[:1]
     for _ in range(_MEAN_MAX_ITER):
         step = self.log(mean.expand_as(x), x).mean(0, keepdim=True)
         mean = self.project(mean + step)
@@ -635,8 +637,9 @@ class Stiefel:
     @_verb
     def project(self, x):
         """Return the nearest such matrix: UV' of the singular value decomposition."""
-        U, _, Vh = torch.linalg.svd(x.unflatten(1, self.shape), full_matrices=False)
-        return (U @ Vh).flatten(1)
+        X = x.unflatten(1, self.shape)
+        U, values, Vh = torch.linalg.svd(X, full_matrices=False)
+        return _where_unique(values[:, -1], values, U @ Vh).flatten(1)
 
     @_verb
     def project_tangent(self, x, v):
@@ -894,10 +897,17 @@ def _orthonormality_defect(X):
 
 
 def _nearest_rotation(X):
-    U, _, Vh = torch.linalg.svd(X)
+    """UV' with determinant 1; NaN where several rotations are as near."""
+    U, values, Vh = torch.linalg.svd(X)
     flip = torch.linalg.det(U @ Vh).sign()
     U = torch.cat([U[..., :-1], U[..., -1:] * flip[:, None, None]], -1)
-    return U @ Vh
+    return _where_unique(values[:, -2], values, U @ Vh)
+
+
+def _where_unique(value, values, found):
+    """Return NaN where this one of the singular values is rounding."""
+    rounding = 10 * torch.finfo(values.dtype).eps * values[:, 0]
+    return torch.where((value > rounding)[:, None, None], found, torch.nan)
 
 
 def _tangent_of_frames(x, v, shape):
@@ -934,7 +944,7 @@ def _axis_times_sine(R):
 
 
 def _rotation_log(R):
-    """The skew logarithm of rotations, of angles up to pi."""
+    """The skew logarithm of rotations of angles below pi, and of pi for n <= 3."""
     n = R.shape[-1]
     if n > 3:
         values, V = torch.linalg.eig(R)

@@ -15,7 +15,7 @@ from .._arrays import to_numpy, to_tensor
 _RANK_TOL = 1e-9
 # Beyond so many dimensions of the algebra the closure of fields that are known to
 # generate is not computed: it costs the cube of them.
-_LARGEST_CLOSURE = 300
+_LARGEST_CLOSURE = 66
 # The rank is constant but on sets that random points miss.
 _N_POINTS = 20
 
@@ -106,6 +106,8 @@ def lie_closure(group, coordinates):
     torch.Tensor of shape (rank, n_generators)
         The basis of all their iterated brackets.
     """
+    lengths = torch.linalg.vector_norm(coordinates, dim=1, keepdim=True)
+    coordinates = (coordinates / lengths)[lengths[:, 0] > 0]
     basis = new = _new_directions(coordinates, coordinates[:0])
     while len(new):
         a = coordinates.repeat_interleave(len(new), 0)
@@ -222,8 +224,12 @@ def as_matrices(manifold, coordinates):
 def _new_directions(rows, basis):
     """Return an orthonormal basis of what rows span beyond an orthonormal basis."""
     lengths = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-    rest = rows / torch.where(lengths < _RANK_TOL, 1.0, lengths)
+    is_there = lengths[:, 0] >= _RANK_TOL
+    if not is_there.any():
+        return rows[:0]
+    rest = rows[is_there] / lengths[is_there]
     for _ in range(2):  # once is not enough: what is left may be small
         rest = rest - (rest @ basis.T) @ basis
-    _, values, directions = torch.linalg.svd(rest, full_matrices=False)
-    return directions[values > _RANK_TOL * max(rows.shape)]
+    _, triangle = torch.linalg.qr(rest, mode="r")
+    _, values, directions = torch.linalg.svd(triangle, full_matrices=False)
+    return directions[values > _RANK_TOL * max(rest.shape)]

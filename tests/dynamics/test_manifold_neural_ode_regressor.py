@@ -10,7 +10,7 @@ import torch
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.datasets import load_diabetes
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.exceptions import ConvergenceWarning, UndefinedMetricWarning
 from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -34,6 +34,7 @@ from sklearn_attn.dynamics import (
     Stiefel,
     Torus,
 )
+from sklearn_attn.dynamics._fit_flow import FlowModel
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::sklearn.exceptions.ConvergenceWarning"  # fits here are short
@@ -105,6 +106,8 @@ def test_score_is_the_share_of_squared_distances_that_is_explained(magnet):
     expected = 1 - (model.geodesic_error(X, y) ** 2).sum() / (total**2).sum()
     assert model.score(X, y) == pytest.approx(expected)
     assert isinstance(model.score(X, y), float)
+    with pytest.warns(UndefinedMetricWarning):
+        assert np.isnan(model.score(X[:1], y[:1]))
     table = regressor("euclidean").fit(X, y)
     assert table.score(X, y) == r2_score(y, table.predict(X))
     np.testing.assert_allclose(
@@ -344,6 +347,13 @@ def test_warm_start_goes_on_where_the_last_fit_ended(magnet):
 def test_early_stopping_keeps_the_weights_that_are_best_on_held_out_samples(magnet):
     model = fitted(magnet, early_stopping=True, validation_fraction=0.3, tol=0.0)
     assert len(model.validation_curve_) == len(model.loss_curve_)
+    # another fit that ends at the least risk has the same weights
+    best = int(np.argmin(model.validation_curve_)) + 1
+    assert best < len(model.validation_curve_)
+    shorter = fitted(
+        magnet, early_stopping=True, validation_fraction=0.3, tol=0.0, max_iter=best
+    )
+    np.testing.assert_array_equal(shorter.predict(magnet[0]), model.predict(magnet[0]))
     assert fitted(magnet).validation_curve_ == []
     other = fitted(magnet, early_stopping=True, validation_fraction=0.1)
     assert other.loss_ != model.loss_
@@ -589,8 +599,8 @@ def test_trajectories_that_cannot_be_are_refused(trajectories, times, message):
 @pytest.mark.parametrize(
     ("times", "start", "message"),
     [
-        ([-0.1], None, "before the start"),
-        ([0.5], 0.6, "before the start"),
+        ([-0.1], None, "before its start"),
+        ([0.5], 0.6, "time 0.5 of sample 0 is before its start, 0.6"),
         ([[0.5], [0.6]], None, "times must have shape"),
         ([], None, "times must have shape"),
         ([0.5], [0.1, 0.2], "start must be"),
@@ -615,6 +625,31 @@ def test_reflections_are_refused_even_where_points_are_projected(attitudes):
             regressor("so3", off_manifold=off_manifold).fit(mirrored, y)
 
 
+def test_a_start_that_overflows_is_not_kept(magnet, monkeypatch):
+    start, seen = FlowModel.start, []
+
+    def spoiled(self, problem, generator):
+        start(self, problem, generator)
+        seen.append(None)
+        if len(seen) == 1:
+            with torch.no_grad():
+                self.flow.W.fill_(torch.nan)
+
+    monkeypatch.setattr(FlowModel, "start", spoiled)
+    model = fitted(magnet, n_init=2)
+    assert model.best_init_ == 1
+    assert np.isfinite(model.loss_)
+    seen.clear()
+    with pytest.warns(ConvergenceWarning):
+        assert not fitted(magnet).converged_
+
+
+def test_wide_tables_do_not_wait_for_brackets():
+    X = np.random.default_rng(0).standard_normal((10, 300))
+    model = regressor("euclidean", max_iter=1).fit(X, X[:, 0])
+    assert (model.lie_rank_, model.is_bracket_generating_) == (300, True)
+
+
 def test_what_has_no_nearest_point_is_refused(magnet):
     X, y = magnet
     zero = X.copy()
@@ -632,6 +667,7 @@ def test_what_has_no_nearest_point_is_refused(magnet):
         ("sphere", np.eye(3), np.eye(3)[:2], "inconsistent numbers"),
         ("sphere", np.eye(3)[:1], np.eye(3)[:1], "minimum of 2"),
         ("sphere", np.eye(3) * np.nan, np.eye(3), "NaN"),
+        ("euclidean", np.eye(3) * 1e50, np.eye(3), "beyond torch.float32"),
         ("sphere", np.eye(3) * 1j, np.eye(3), "[Cc]omplex"),
         ("euclidean", np.ones((5, 2, 2)), np.ones(5), "dim 3"),
         ("hyperbolic", np.eye(3), np.eye(3), "manifold"),
@@ -639,8 +675,9 @@ def test_what_has_no_nearest_point_is_refused(magnet):
     ],
 )
 def test_input_that_cannot_be_is_refused(manifold, X, y, message):
+    dtype = "float32" if "float32" in message else "auto"
     with pytest.raises(ValueError, match=message):
-        regressor(manifold).fit(X, y)
+        regressor(manifold, dtype=dtype).fit(X, y)
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,15 @@ def test_the_adjoint_of_the_exponential_is_its_slope(group, angle):
 
 
 @each_group
+def test_a_sample_alone_moves_as_it_does_among_others(group):
+    v, x = draw(group, 0.03)
+    together = group.exp(v, x)
+    for i in range(v.shape[1]):
+        alone = group.exp(v[:, i : i + 1], x[:, i : i + 1])
+        torch.testing.assert_close(alone, together[:, i : i + 1], rtol=0, atol=1e-15)
+
+
+@each_group
 def test_the_bracket_is_the_commutator(group):
     u, _ = draw(group, 1.0)
     v = u.roll(1, 1)
@@ -252,6 +261,18 @@ def test_the_frechet_mean_has_the_least_sum_of_squared_distances(manifold):
     for seed in range(5):
         v = tangents(manifold, mean[None], seed)
         assert cost(manifold.project(mean[None] + 0.01 * v)[0]) > cost(mean)
+
+
+def test_points_all_around_have_a_mean_too():
+    square = np.array([[1.0, 0], [0, 1], [-1, 0], [0, -1]])
+    assert Sphere(1).violation(Sphere(1).frechet_mean(square)[None])[0] < ROUNDING
+
+
+@pytest.mark.parametrize(
+    "manifold", [Sphere(2), SpecialOrthogonal(3), Stiefel(4, 2), Torus(2)], ids=repr
+)
+def test_zero_has_no_nearest_point(manifold):
+    assert np.isnan(manifold.project(np.zeros((1, manifold.n_features)))).any()
 
 
 @each_manifold

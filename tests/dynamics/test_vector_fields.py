@@ -139,6 +139,14 @@ def test_unit_quaternions_reach_the_three_sphere_though_not_all_its_rotations():
     assert closure_rank(Sphere(3), left) == (3, 3)
 
 
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e8])
+def test_the_units_of_fields_do_not_matter_to_their_rank(scale):
+    planes = scale * np.eye(6)[[0, 5]]  # of axes 0 and 1, and of 2 and 3: they commute
+    assert closure_rank(Sphere(3), planes) == (2, 2)
+    assert closure_rank(Sphere(2), scale * np.eye(3)[:2]) == (3, 2)
+    assert closure_rank(Sphere(2), np.eye(3) * [[1.0], [scale], [0.0]]) == (3, 2)
+
+
 @pytest.mark.parametrize(
     ("generators", "message"),
     [
