@@ -632,6 +632,9 @@ def _lay_out(X):
 def check_timed_paths(trajectories, times):
     """Return trajectories and their times, as lists of arrays of rising times."""
     trajectories = to_numpy(trajectories)
+    for name, given in (("trajectories", trajectories), ("times", times)):
+        if not hasattr(given, "__len__"):
+            raise ValueError(f"{name} must be an array or a list; got {given!r}.")
     if getattr(trajectories, "ndim", 3) < 3:
         raise ValueError(
             "trajectories must be a list of arrays, or an array of shape "

@@ -465,7 +465,9 @@ class ManifoldNeuralODERegressor(
         problem = _pad(every, times, self.loss)
         t_span = (min(t[0] for t in times), max(t[-1] for t in times))
         self._is_scalar = False
-        return self._learn((trajectories, None), manifold, problem, units, None, t_span)
+        # results go to the namespace of an array of paths, or of the first of a list
+        like = trajectories if hasattr(trajectories, "shape") else trajectories[0]
+        return self._learn((like, None), manifold, problem, units, None, t_span)
 
     def predict(self, X):
         """Return where the flow takes points.

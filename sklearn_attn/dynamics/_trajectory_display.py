@@ -291,7 +291,13 @@ class TrajectoryDisplay:
         for name, run in runs.items():
             if run is not None:
                 self._draw_runs(axes[0], name, np.asarray(run))
-        axes[0].legend(loc="lower right", frameon=False, fontsize="small")
+        axes[0].legend(
+            loc="upper center",
+            bbox_to_anchor=(0.5, 0.0),
+            ncols=2,
+            frameon=False,
+            fontsize="small",
+        )
         return self
 
     def _draw_runs(self, ax: "Axes", name: str, runs: np.ndarray) -> None:

@@ -128,6 +128,8 @@ def closure_rank(manifold, generators="all", points=None):
         # all planes, or a chain of them: they generate so(n), which acts transitively
         return group.n_generators, manifold.dim
     basis = lie_closure(group, coordinates)
+    if not len(basis):
+        return 0, 0
     x = torch.from_numpy(manifold.random_points(_N_POINTS, 0))
     if points is not None:
         x = torch.cat([x, points.to("cpu", x.dtype)])
@@ -179,7 +181,12 @@ def as_coordinates(manifold, generators):
     """
     if isinstance(generators, str):
         return manifold.generators(generators)
-    B = to_tensor(np.asarray(to_numpy(generators), dtype=np.float64))
+    B = np.asarray(to_numpy(generators))
+    if B.dtype.kind not in "biuf":
+        raise ValueError(
+            f"generators must be an array of real numbers; got dtype {B.dtype}."
+        )
+    B = to_tensor(B.astype(np.float64))
     k = manifold.group.n_generators
     frames = manifold.frames
     size = None if frames is None else math.isqrt(frames.n_coordinates)

@@ -4,11 +4,19 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.spatial.transform import Rotation
+from sklearn.exceptions import ConvergenceWarning
 
-from sklearn_attn.datasets import make_bilinear_system, make_boost_converter
+from sklearn_attn.datasets import (
+    make_bilinear_system,
+    make_boost_converter,
+    make_macrospin,
+    make_rigid_body,
+)
 from sklearn_attn.dynamics import (
     BilinearSystem,
     BilinearSystemIdentifier,
+    ManifoldNeuralODERegressor,
     StabilityDisplay,
     TrajectoryDisplay,
 )
@@ -153,3 +161,94 @@ def test_a_system_that_no_input_destabilises_says_so():
     assert legend[1] == "stable at every level"
     with pytest.raises(ValueError, match="Two axes are needed; got 1"):
         display.plot(plt.figure().add_subplot())
+
+
+TIMES = np.linspace(0, 1, 5)
+
+
+def flow(manifold, paths):
+    model = ManifoldNeuralODERegressor(
+        manifold=manifold, n_init=1, max_iter=5, n_layers=2, random_state=0
+    )
+    with pytest.warns(ConvergenceWarning):
+        return model.fit_trajectories(paths, TIMES)
+
+
+def seen_from(view, points):
+    """Where points of the sphere are in the picture, by turning them to the viewer."""
+    azimuth, elevation = np.radians(view)
+    turn = Rotation.from_euler("zy", [-azimuth, elevation])
+    depth, right, up = turn.apply(points).T
+    return np.c_[right, up], depth >= 0
+
+
+def test_runs_on_the_sphere_are_drawn_on_it_and_faint_behind():
+    _, paths = make_macrospin(6, times=TIMES, random_state=0)
+    model = flow("sphere", paths)
+    display = TrajectoryDisplay.from_estimator(
+        model, paths[:3], times=TIMES, view=(20, 40)
+    )
+    assert display.manifold == "sphere"
+    runs = model.predict_trajectory(paths[:3, 0], TIMES)
+    assert len(display.simulated_lines_) == len(display.measured_lines_) == 6
+    for lines, drawn in (
+        (display.simulated_lines_, runs),
+        (display.measured_lines_, paths[:3]),
+    ):
+        for i, run in enumerate(drawn):
+            front, back = lines[2 * i : 2 * i + 2]
+            xy, in_front = seen_from((20, 40), run)
+            np.testing.assert_allclose(front.get_xydata()[in_front], xy[in_front])
+            np.testing.assert_allclose(back.get_xydata()[~in_front], xy[~in_front])
+            assert back.get_alpha() < front.get_alpha()
+    labels = [text.get_text() for text in display.axes_[0].get_legend().get_texts()]
+    assert labels == ["measured", "simulated"]
+    assert display.axes_[0].get_aspect() == 1
+
+
+def test_a_rotation_is_drawn_as_the_paths_of_three_axes():
+    _, paths = make_rigid_body(6, times=TIMES, random_state=0)
+    model = flow("so3", paths)
+    for states in (paths[0], paths[0].reshape(-1, 3, 3)):
+        display = TrajectoryDisplay.from_estimator(model, states, times=TIMES)
+        assert display.manifold == "rotations"
+        assert len(display.measured_lines_) == 6
+        for j in range(3):  # columns are the axes of the body
+            xy, in_front = seen_from(display.view, paths[0].reshape(-1, 3, 3)[:, :, j])
+            line = display.measured_lines_[2 * j]
+            np.testing.assert_allclose(line.get_xydata()[in_front], xy[in_front])
+    texts = display.axes_[0].get_legend().get_texts()
+    assert [text.get_text() for text in texts[3:]] == [
+        f"{axis} axis, simulated" for axis in "xyz"
+    ]
+
+
+def test_a_first_point_alone_draws_the_run_alone():
+    _, paths = make_macrospin(6, times=TIMES, random_state=0)
+    model = flow("sphere", paths)
+    display = TrajectoryDisplay.from_estimator(model, paths[0, :1], times=TIMES)
+    assert display.measured is None
+    assert display.measured_lines_ == []
+    assert len(display.simulated_lines_) == 2
+
+
+def test_flows_on_other_manifolds_are_drawn_over_time():
+    _, paths = make_macrospin(6, times=TIMES, random_state=0)
+    model = flow("euclidean", paths)
+    display = TrajectoryDisplay.from_estimator(model, paths[0], times=TIMES)
+    assert len(display.axes_) == 3
+    np.testing.assert_array_equal(
+        display.measured_lines_[1].get_ydata(), paths[0, :, 1]
+    )
+    np.testing.assert_array_equal(display.measured_lines_[1].get_xdata(), TIMES)
+    with pytest.raises(ValueError, match="Several runs"):
+        TrajectoryDisplay.from_estimator(model, paths, times=TIMES)
+
+
+def test_a_flow_needs_times_as_many_as_states():
+    _, paths = make_macrospin(6, times=TIMES, random_state=0)
+    model = flow("sphere", paths)
+    with pytest.raises(ValueError, match="needs the times"):
+        TrajectoryDisplay.from_estimator(model, paths[0])
+    with pytest.raises(ValueError, match="There are 5 states, and 3 times"):
+        TrajectoryDisplay.from_estimator(model, paths[0], times=TIMES[:3])

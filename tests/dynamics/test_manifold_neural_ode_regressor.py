@@ -423,6 +423,9 @@ def test_with_dispatch_tensors_come_out(magnet):
         ]
         assert all(isinstance(result, torch.Tensor) for result in results)
         assert isinstance(model.score(X, y), float)
+        paths = list(torch.stack([X, y], 1)[:5])
+        followed = regressor(max_iter=5).fit_trajectories(paths, [0.0, 1.0])
+        assert isinstance(followed.predict(X), torch.Tensor)
     np.testing.assert_array_equal(results[0], regressor().fit(*magnet).predict(X))
 
 
@@ -580,6 +583,8 @@ def test_matrix_trajectories_and_those_of_tables():
     [
         (np.ones((3, 3)), [0, 1, 2], "For a single trajectory, give a list of one"),
         ([], [0, 1], "no trajectory"),
+        (None, [0, 1], "trajectories must be an array or a list; got None"),
+        ([np.eye(3)], 3.0, "times must be an array or a list; got 3.0"),
         ([np.eye(3)], [[0, 1]], "as many times as points"),
         ([np.eye(3)[:1]], [[0]], "two or more"),
         ([np.eye(3), np.eye(3)], [[0, 1, 2]], "2 trajectories, but times of 1"),

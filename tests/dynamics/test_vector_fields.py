@@ -114,6 +114,7 @@ def test_two_turns_reach_every_direction_of_the_sphere_by_their_bracket():
         (Sphere(2), B1[None], False),
         (SpecialOrthogonal(3), np.stack([B1, B1 + 1e-3 * B2]), True),
         (Torus(2), np.array([[1.0, 0.0]]), False),
+        (Sphere(2), np.zeros((2, 3)), False),
         (Torus(2), "all", True),
         (Euclidean(3), np.eye(3)[:2], False),
         (SpecialEuclidean(), "all", True),
@@ -156,6 +157,7 @@ def test_the_units_of_fields_do_not_matter_to_their_rank(scale):
         (np.ones((2, 5)), r"\(m, 3\)"),
         (np.empty((0, 3)), "m >= 1"),
         (np.full((1, 3), np.nan), "finite"),
+        (1j * np.eye(3)[None], "real numbers; got dtype complex"),
     ],
 )
 def test_fields_that_leave_the_sphere_are_refused(generators, message):
