@@ -4,6 +4,8 @@ The two systems of 2305.08849 (equations 20 and 25) on the sphere and on SO(3), 
 magnet, a spinning body under control, and a spherical pendulum.
 """
 
+from numbers import Integral
+
 import numpy as np
 from scipy.integrate import solve_ivp
 from scipy.spatial.transform import Rotation
@@ -82,9 +84,10 @@ def make_sphere_flow(
     """
     _require_in("initial", initial, ("uniform", "octant"))
     _require_in("second_field", second_field, (3, 2))
+    _require_count(n_samples)
     rng = check_random_state(random_state)
     if initial == "uniform":
-        X = Sphere(2).random_points(n_samples, rng)
+        X = _sphere(n_samples, rng)
     else:
         X = Sphere(2).project(rng.uniform(size=(n_samples, 3)))
     first, second = _AXES[2], _AXES[0 if second_field == 3 else 1]
@@ -150,6 +153,7 @@ def make_rotation_flow(
     ((100, 3, 3), (100, 9))
     """
     _require_in("initial", initial, ("corner", "uniform"))
+    _require_count(n_samples)
     rng = check_random_state(random_state)
     if initial == "uniform":
         X = SpecialOrthogonal(3).random_points(n_samples, rng)
@@ -221,9 +225,13 @@ def make_macrospin(
     >>> X.shape, y.shape
     ((100, 3), (100, 3))
     """
-    rng = check_random_state(random_state)
-    X = Sphere(2).random_points(n_samples, rng)
     applied = np.asarray(field, dtype=float)
+    is_field = applied.shape == (3,) and np.isfinite(applied).all()
+    _require("field", is_field, field, "three finite numbers")
+    _require("damping", np.isfinite(damping), damping, "finite")
+    _require("anisotropy", np.isfinite(anisotropy), anisotropy, "finite")
+    rng = check_random_state(random_state)
+    X = _sphere(n_samples, rng)
 
     def velocity(m):
         H = applied + anisotropy * m[:, [2]] * np.array([0.0, 0.0, 1.0])
@@ -298,10 +306,12 @@ def make_rigid_body(
     (10, 20, 9)
     """
     _require("max_angle", 0 < max_angle <= np.pi, max_angle, "in (0, pi]")
+    _require("stiffness", 0 <= stiffness < np.inf, stiffness, "0 or more")
+    _require("damping", 0 <= damping < np.inf, damping, "0 or more")
     J = np.asarray(inertia, dtype=float)
     _require("inertia", J.shape == (3,) and (J > 0).all(), inertia, "three above 0")
     rng = check_random_state(random_state)
-    axes = Sphere(2).random_points(n_samples, rng)
+    axes = _sphere(n_samples, rng)
     angles = rng.uniform(0, max_angle, (n_samples, 1))
     X = Rotation.from_rotvec(angles * axes).as_matrix().reshape(-1, 9)
 
@@ -370,8 +380,10 @@ def make_spherical_pendulum(
     >>> X.shape, y.shape
     ((100, 3), (100, 3))
     """
+    _require("spin", np.isfinite(spin), spin, "finite")
+    _require("damping", 0 <= damping < np.inf, damping, "0 or more")
     rng = check_random_state(random_state)
-    X = Sphere(2).random_points(n_samples, rng)
+    X = _sphere(n_samples, rng)
     up = np.array([0.0, 0.0, 1.0])
 
     def velocity(state):
@@ -386,9 +398,8 @@ def make_spherical_pendulum(
 
 def _targets(manifold, velocity, X, noise, t_final, times, rng, beside=None):
     """Integrate from X, with what else belongs to the state, and return (X, y)."""
-    _require("n_samples", len(X) > 0, len(X), "1 or more")
-    _require("noise", noise >= 0, noise, "0 or more")
-    _require("t_final", t_final > 0, t_final, "above 0")
+    _require("noise", 0 <= noise < np.inf, noise, "0 or more")
+    _require("t_final", 0 < t_final < np.inf, t_final, "above 0")
     wanted = np.array([t_final]) if times is None else np.asarray(times, dtype=float)
     rises = wanted.ndim == 1 and wanted.size and (np.diff(wanted) > 0).all()
     if not (rises and wanted[0] >= 0 and np.isfinite(wanted).all()):
@@ -415,6 +426,16 @@ def _targets(manifold, velocity, X, noise, t_final, times, rng, beside=None):
     )
     y = y.reshape(n, len(wanted), d)
     return X, y[:, 0] if times is None else y
+
+
+def _sphere(n_samples, rng):
+    _require_count(n_samples)
+    return Sphere(2).random_points(n_samples, rng)
+
+
+def _require_count(n_samples):
+    is_count = isinstance(n_samples, Integral) and n_samples > 0
+    _require("n_samples", is_count, n_samples, "1 or more")
 
 
 def _require(name, holds, value, wanted):

@@ -306,11 +306,12 @@ def _sine_quotients(w):
 
 
 def _third_quotient(w, A):
-    """Return C = (1 - A) / t^2."""
+    """Return C = (1 - A) / t^2, to the rounding of 1 / t^2.
+
+    It comes with two factors w, so that this is as good as rounding.
+    """
     q = (w * w).sum(0)
-    small = q < _SMALL_SQUARED_ANGLE
-    series = 1 / 6 - q / 120 + q * q / 5040
-    return torch.where(small, series, (1 - A) / torch.where(small, 1.0, q))
+    return (1 - A) / q.clamp_min(torch.finfo(q.dtype).tiny)
 
 
 def _slope_in_squared_angle(q, A, B, first, second):

@@ -191,8 +191,9 @@ class ManifoldNeuralODERegressor(
     n_parameters_ : int
         Number of weights, those of the read-out included.
     loss_ : float
-        Mean squared distance between predictions and targets in `fit`, without the
-        penalty; of standardised targets, if there is a read-out.
+        Mean squared distance between predictions and targets of the samples that were
+        not held out, without the penalty; in standardised units where points are
+        standardised.
     loss_curve_ : list of float
         Objective after each iteration of the best start; with "adam" and "sgd", its
         mean over the steps of an epoch.
@@ -205,7 +206,7 @@ class ManifoldNeuralODERegressor(
     best_init_ : int
         Which start was the best.
     manifold_violation_ : float
-        How far the predictions in `fit` are off the manifold.
+        How far predictions for these samples are off the manifold.
     t_span_ : tuple of two floats
         When the flow begins and when its last layer ends.
     x_mean_, x_scale_ : ndarray of shape (n_features_in_,)
@@ -463,7 +464,7 @@ class ManifoldNeuralODERegressor(
         if units is not None:
             every = units.inside(every)
         problem = _pad(every, times, self.loss)
-        t_span = (min(t[0] for t in times), max(t[-1] for t in times))
+        t_span = (float(min(t[0] for t in times)), float(max(t[-1] for t in times)))
         self._is_scalar = False
         # results go to the namespace of an array of paths, or of the first of a list
         like = trajectories if hasattr(trajectories, "shape") else trajectories[0]
@@ -748,26 +749,48 @@ class ManifoldNeuralODERegressor(
         """Take over the weights of the last fit, if they are to be gone on from."""
         if not (self.warm_start and hasattr(self, "flow_")):
             return False
-        before = {f"flow.{name}": p for name, p in self.flow_.state_dict().items()}
-        if model.readout is not None:
-            if not hasattr(self, "coef_"):
-                return False
-            coef, intercept = (
-                to_tensor(to_numpy(getattr(self, name))).to(units.y_mean)
-                for name in ("coef_", "intercept_")
-            )
-            if coef.shape[0] != len(units.y_mean):
-                return False
-            before["readout.weight"] = coef / units.y_scale[:, None]
-            before["readout.bias"] = (intercept - units.y_mean) / units.y_scale
+        before = {name: p.clone() for name, p in self.flow_.state_dict().items()}
+        if model.flow.neurons != self.flow_.neurons or hasattr(self, "coef_") != bool(
+            units
+        ):
+            return False
+        if units is not None:
+            before = self._in_units(before, units, model.readout is not None)
+        before = {
+            name if name.startswith("readout.") else f"flow.{name}": p
+            for name, p in before.items()
+        }
         shapes = {name: p.shape for name, p in model.state_dict().items()}
         if shapes != {name: p.shape for name, p in before.items()}:
             return False
         fields = model.flow.generators.cpu()
-        if not torch.equal(fields, self.flow_.generators.to(fields)):
+        is_unit = units is None or torch.equal(
+            fields, torch.eye(len(fields)).to(fields)
+        )
+        if not (is_unit and torch.equal(fields, self.flow_.generators.to(fields))):
             return False
         model.load_state_dict(before)
         return True
+
+    def _in_units(self, before, units, has_readout):
+        """Return weights that do in new units what the last fit's do in its own."""
+        coef, intercept, mean, scale = (
+            to_tensor(to_numpy(getattr(self, name))).to(units.y_mean)
+            for name in ("coef_", "intercept_", "x_mean_", "x_scale_")
+        )
+        is_same_width = mean.shape == units.x_mean.shape
+        is_same_height = len(intercept) == len(units.y_mean)
+        if not (is_same_width and is_same_height):
+            return {}
+        # z = r z' + c, from the new units to the old ones
+        r, c = units.x_scale / scale, (units.x_mean - mean) / scale
+        W, b, a = (before[name].to(r) for name in ("W", "b", "a"))
+        found = before | {"W": W * r, "b": b + W @ c, "a": a / r[:, None]}
+        if has_readout:
+            found["readout.weight"] = coef * r / units.y_scale[:, None]
+            offset = intercept + coef @ c - units.y_mean
+            found["readout.bias"] = offset / units.y_scale
+        return found
 
     def _hold_out(self, problem, generator):
         """Split off what early stopping watches."""

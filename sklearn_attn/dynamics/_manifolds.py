@@ -449,7 +449,7 @@ class SpecialOrthogonal:
 
     @_verb
     def log(self, x, y):
-        """Return the tangent vector X log(X'Y)."""
+        """Return the tangent vector X log(X'Y), for n > 3 of angles below pi."""
         X, Y = x.unflatten(1, self.shape), y.unflatten(1, self.shape)
         return (X @ _rotation_log(X.mT @ Y)).flatten(1)
 

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
 
 from .._arrays import to_numpy
 from ._globe_display import VIEW, draw_globe, draw_path, draw_points
@@ -186,9 +187,14 @@ class TrajectoryDisplay:
         Raises
         ------
         ValueError
-            If shapes do not fit, `level` is not between 0 and 1, or a run overflows.
+            If shapes do not fit, `level` is not between 0 and 1, a run overflows, or a
+            flow comes without times or with inputs.
         """
         if hasattr(estimator, "predict_trajectory"):
+            if inputs is not None or show_inputs:
+                raise ValueError("A flow has no inputs to be drawn.")
+            if state_names is None:
+                state_names = getattr(estimator, "feature_names_in_", None)
             display = cls(
                 **_follow_flow(estimator, states, times),
                 state_names=state_names,
@@ -251,6 +257,11 @@ class TrajectoryDisplay:
         """
         import matplotlib.pyplot as plt
 
+        if self.manifold not in (None, "sphere", "rotations"):
+            raise ValueError(
+                "manifold must be 'sphere', 'rotations' or None; got "
+                f"{self.manifold!r}."
+            )
         if self.manifold is not None:
             if axes is None:
                 _, axes = plt.subplots(figsize=(GLOBE, GLOBE), layout="constrained")
@@ -372,6 +383,7 @@ def _band(estimator, x0, u, level, n_systems, random_state):
 
 def _follow_flow(estimator, states, times):
     """Return what a display of a flow draws, from the first measured states on."""
+    check_is_fitted(estimator)
     if times is None:
         raise ValueError("A flow needs the times of the states; got times=None.")
     times = np.asarray(to_numpy(times), dtype=float)
@@ -387,6 +399,11 @@ def _follow_flow(estimator, states, times):
         )
     run = estimator.predict_trajectory(measured[:, 0], times, start=times[0])
     run = np.asarray(to_numpy(run))
+    if run.shape[2:] != measured.shape[2:]:
+        raise ValueError(
+            f"The model reads {run.shape[2]} outputs from {measured.shape[2]} states; "
+            "only flows of states to states have trajectories to be drawn."
+        )
     known = {Sphere(2): "sphere", SpecialOrthogonal(3): "rotations"}
     manifold = known.get(estimator.manifold_)
     if manifold is None and not is_single:

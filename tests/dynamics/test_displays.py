@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.spatial.transform import Rotation
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
 from sklearn_attn.datasets import (
     make_bilinear_system,
@@ -252,3 +252,31 @@ def test_a_flow_needs_times_as_many_as_states():
         TrajectoryDisplay.from_estimator(model, paths[0])
     with pytest.raises(ValueError, match="There are 5 states, and 3 times"):
         TrajectoryDisplay.from_estimator(model, paths[0], times=TIMES[:3])
+
+
+def test_what_a_flow_cannot_draw_is_refused():
+    X, paths = make_macrospin(6, times=TIMES, random_state=0)
+    model = flow("sphere", paths)
+    with pytest.raises(ValueError, match="no inputs"):
+        TrajectoryDisplay.from_estimator(model, paths[0], paths[0], times=TIMES)
+    with pytest.raises(NotFittedError):
+        TrajectoryDisplay.from_estimator(
+            ManifoldNeuralODERegressor(), paths[0], times=TIMES
+        )
+    with pytest.raises(ValueError, match="'sphere', 'rotations' or None; got 'foo'"):
+        TrajectoryDisplay(TIMES, paths[0], manifold="foo").plot()
+    scalar = ManifoldNeuralODERegressor(max_iter=2, random_state=0)
+    with pytest.warns(ConvergenceWarning):
+        scalar.fit(X, X[:, 0])
+    with pytest.raises(ValueError, match="reads 1 outputs from 3 states"):
+        TrajectoryDisplay.from_estimator(scalar, paths[0], times=TIMES)
+
+
+def test_states_of_a_flow_have_the_names_of_columns():
+    X, paths = make_macrospin(6, times=TIMES, random_state=0)
+    model = ManifoldNeuralODERegressor(readout=False, max_iter=2, random_state=0)
+    with pytest.warns(ConvergenceWarning):
+        model.fit(pd.DataFrame(X, columns=["east", "north", "up"]), paths[:, -1])
+    with pytest.warns(UserWarning, match="feature names"):
+        display = TrajectoryDisplay.from_estimator(model, paths[0], times=TIMES)
+    assert [ax.get_ylabel() for ax in display.axes_] == ["east", "north", "up"]

@@ -342,6 +342,19 @@ def test_warm_start_goes_on_where_the_last_fit_ended(magnet):
     table = regressor("euclidean", warm_start=True, max_iter=15).fit(X, y)
     first = table.loss_curve_[-1]
     assert table.fit(X, y).loss_curve_[0] <= first * (1 + 1e-9)
+    # other samples are standardised otherwise: it goes on from the same predictions
+    few = X[:, 0] > 0.3
+    error = (table.predict(X[few]) - y[few]) / y[few].std(0)
+    table.set_params(max_iter=1, alpha=0, tol=0).fit(X[few], y[few])
+    assert table.loss_ <= np.square(error).sum(1).mean()
+    cold = regressor("euclidean", max_iter=1, alpha=0).fit(X[few], y[few])
+    assert table.loss_ < cold.loss_
+    paths = np.stack([X, y], 1)
+    table.set_params(max_iter=15).fit_trajectories(paths, [0.0, 1.0])
+    scale = paths[few].reshape(-1, 3).std(0)
+    error = (table.predict(X[few]) - y[few]) / scale
+    table.set_params(max_iter=1).fit_trajectories(paths[few], [0.0, 1.0])
+    assert table.loss_ <= np.square(error).sum(1).mean()
 
 
 def test_early_stopping_keeps_the_weights_that_are_best_on_held_out_samples(magnet):

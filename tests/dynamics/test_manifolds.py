@@ -119,6 +119,24 @@ def test_the_adjoint_of_the_exponential_is_its_slope(group, angle):
 
 
 @each_group
+@pytest.mark.parametrize("angle", ANGLES)
+def test_the_adjoint_has_all_digits(group, angle):
+    """Against torch's slopes of the exponential of matrices."""
+    v, x = draw(group, angle)
+    _, g = draw(group, 1.0)
+    g = g.roll(1, 1)
+    k, d = group.n_generators, group.n_coordinates
+    basis = affine(group, torch.eye(k, dtype=torch.float64))  # (k, d + 1, d + 1)
+    w, z = v.clone().requires_grad_(), x.clone().requires_grad_()
+    E = torch.linalg.matrix_exp(torch.einsum("kn,kij->nij", w, torch.tensor(basis)))
+    y = torch.einsum("nij,jn->in", E, torch.cat([z, torch.ones_like(z[:1])]))[:d]
+    expected = torch.autograd.grad((y * g).sum(), (w, z))
+    found = group.exp_adjoint(v, x, group.exp(v, x), g)
+    for one, other in zip(found, expected):
+        np.testing.assert_allclose(one, other, rtol=0, atol=3e-13 * (1 + angle))
+
+
+@each_group
 def test_a_sample_alone_moves_as_it_does_among_others(group):
     v, x = draw(group, 0.03)
     together = group.exp(v, x)
