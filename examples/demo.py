@@ -21,8 +21,15 @@ import matplotlib
 matplotlib.use("agg")  # pictures go to files
 import matplotlib.pyplot as plt
 import pandas as pd
-from demo_jobs import N_SETTINGS, attention_svm, bilinear, prompt_attention
+from demo_jobs import (
+    N_SETTINGS,
+    attention_svm,
+    bilinear,
+    manifold_ode,
+    prompt_attention,
+)
 from demo_jobs.bilinear import converter
+from demo_jobs.manifold_ode import macrospin
 from demo_jobs.prompt_attention import digit_needles
 from demo_jobs.tasks import breast_cancer, digit_bags
 
@@ -34,8 +41,9 @@ TASKS = {
     breast_cancer: {"n_folds": 3},
     digit_needles: {"n_train": 200, "n_test": 200, "n_folds": 3},
     converter: {"n_train": 500, "n_test": 500, "n_folds": 3},
+    macrospin: {"n_folds": 3},
 }
-ESTIMATORS = [attention_svm, prompt_attention, bilinear]
+ESTIMATORS = [attention_svm, prompt_attention, bilinear, manifold_ode]
 
 PROTOCOL = (
     "All are fitted to the same folds. On the training samples of each, each is tuned\n"

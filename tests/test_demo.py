@@ -7,8 +7,15 @@ import demo
 import numpy as np
 import pandas as pd
 import pytest
-from demo_jobs import N_SETTINGS, attention_svm, bilinear, prompt_attention
+from demo_jobs import (
+    N_SETTINGS,
+    attention_svm,
+    bilinear,
+    manifold_ode,
+    prompt_attention,
+)
 from demo_jobs.bilinear import converter
+from demo_jobs.manifold_ode import macrospin
 from demo_jobs.mi_svm import MISVMClassifier
 from demo_jobs.prompt_attention import digit_needles
 from demo_jobs.tasks import breast_cancer, digit_bags
@@ -22,9 +29,10 @@ PICTURES = {
     "attention.png",
     "prompt_attention.png",
     "converter.png",
+    "macrospin.png",
 }
-ESTIMATORS = [attention_svm, prompt_attention, bilinear]
-ALL_TASKS = ["digit_bags", "breast_cancer", "digit_needles", "converter"]
+ESTIMATORS = [attention_svm, prompt_attention, bilinear, manifold_ode]
+ALL_TASKS = ["digit_bags", "breast_cancer", "digit_needles", "converter", "macrospin"]
 TABLES = {"comparison.csv", "comparison.html"}
 
 
@@ -36,6 +44,7 @@ def tiny_tasks():
         breast_cancer(**sizes),
         digit_needles(**sizes),
         converter(**sizes),
+        macrospin(**sizes),
     ]
 
 
