@@ -126,6 +126,48 @@ class Trajectories:
         return (squared * weight).sum() / weight.sum()
 
 
+def pad_trajectories(points, times, loss):
+    """Return the problem of trajectories of different lengths, laid end to end."""
+    lengths = [len(t) for t in times]
+    n, longest = len(lengths), max(lengths) - 1
+    paths = points.split(lengths)
+    when = torch.empty(n, longest, dtype=torch.float64)
+    weight = points.new_zeros(n, longest)
+    y = points.new_zeros(n, longest, points.shape[1])
+    for i, (path, t) in enumerate(zip(paths, times)):
+        when[i] = float(t[-1])  # also where there is nothing to be met
+        when[i, : len(t) - 1] = torch.from_numpy(t[1:])
+        y[i, : len(t) - 1], y[i, len(t) - 1 :] = path[1:], path[-1]
+        weight[i, : len(t) - 1] = 1.0
+    x = torch.stack([path[0] for path in paths])
+    start = torch.tensor([t[0] for t in times], dtype=torch.float64)
+    return Trajectories(x, start, when, y, weight, loss)
+
+
+@dataclass(frozen=True)
+class Units:
+    """How points and targets are standardised where there is a read-out."""
+
+    x_mean: torch.Tensor
+    x_scale: torch.Tensor
+    y_mean: torch.Tensor
+    y_scale: torch.Tensor
+
+    @classmethod
+    def of(cls, x, y):
+        """Return means and standard deviations, 1 where they are rounding."""
+        pairs = []
+        for z in (x, y):
+            mean = z.mean(0)
+            scale = (z - mean).square().mean(0).sqrt()
+            noise = 10 * torch.finfo(z.dtype).eps * z.abs().amax(0)
+            pairs += [mean, torch.where(scale > noise, scale, 1.0)]
+        return cls(*pairs)
+
+    def inside(self, x):
+        return (x - self.x_mean) / self.x_scale
+
+
 class Descent(NamedTuple):
     """How to minimise."""
 

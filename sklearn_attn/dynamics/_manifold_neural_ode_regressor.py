@@ -3,7 +3,6 @@
 import copy
 import functools
 import warnings
-from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import ClassVar
 
@@ -42,7 +41,14 @@ from .._validation import (
     check_times,
     unharmed,
 )
-from ._fit_flow import Descent, Endpoints, FlowModel, Trajectories, fit_flow
+from ._fit_flow import (
+    Descent,
+    Endpoints,
+    FlowModel,
+    Units,
+    fit_flow,
+    pad_trajectories,
+)
 from ._flow import Flow
 from ._manifolds import Euclidean, as_manifold
 from ._vector_fields import closure_rank
@@ -372,9 +378,9 @@ class ManifoldNeuralODERegressor(
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features) or (n_samples, *shape)
+        X : array-like of shape (n_samples, n_features) or (n_samples, d, p)
             Points, matrices row by row or as they are.
-        y : array-like of shape (n_samples, n_features) or (n_samples, *shape)
+        y : array-like of shape (n_samples, n_features) or (n_samples, d, p)
             Where they go. With a read-out, any targets of shape
             (n_samples,) or (n_samples, n_outputs).
 
@@ -405,7 +411,7 @@ class ManifoldNeuralODERegressor(
         x = self._checked(manifold, points.x, "X")
         y_rows = points.y if has_readout else self._checked(manifold, points.y, "y")
         x, y_rows = (_in_range(z, device, dtype) for z in (x, y_rows))
-        units = _Units.of(x, y_rows) if has_readout else None
+        units = Units.of(x, y_rows) if has_readout else None
         if units is not None:
             x, y_rows = units.inside(x), (y_rows - units.y_mean) / units.y_scale
         problem = Endpoints(x, y_rows, self.loss)
@@ -425,7 +431,7 @@ class ManifoldNeuralODERegressor(
         Parameters
         ----------
         trajectories : list of array-like of shape (n_times_i, n_features) or \
-                (n_times_i, *shape), or array of them
+                (n_times_i, d, p), or array of them
             Points at several times, as many as there were.
         times : array-like of shape (n_times,), or list of array-like of shape \
                 (n_times_i,)
@@ -460,10 +466,10 @@ class ManifoldNeuralODERegressor(
         )
         every = _in_range(every, device, dtype)
         has_units = self._has_readout(manifold)
-        units = _Units.of(every, every) if has_units else None
+        units = Units.of(every, every) if has_units else None
         if units is not None:
             every = units.inside(every)
-        problem = _pad(every, times, self.loss)
+        problem = pad_trajectories(every, times, self.loss)
         t_span = (float(min(t[0] for t in times)), float(max(t[-1] for t in times)))
         self._is_scalar = False
         # results go to the namespace of an array of paths, or of the first of a list
@@ -475,12 +481,12 @@ class ManifoldNeuralODERegressor(
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features) or (n_samples, *shape)
+        X : array-like of shape (n_samples, n_features) or (n_samples, d, p)
             Points.
 
         Returns
         -------
-        ndarray of shape (n_samples, n_outputs), (n_samples,) or (n_samples, *shape)
+        ndarray of shape (n_samples, n_outputs), (n_samples,) or (n_samples, d, p)
             Points of the manifold, in the shape of X, or the outputs of the read-out.
         """
         check_is_fitted(self)
@@ -499,7 +505,7 @@ class ManifoldNeuralODERegressor(
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features) or (n_samples, *shape)
+        X : array-like of shape (n_samples, n_features) or (n_samples, d, p)
             Points at the start.
         times : array-like of shape (n_times,) or (n_samples, n_times)
             Times, the same for all points or not, not before the start. Outside of
@@ -509,7 +515,7 @@ class ManifoldNeuralODERegressor(
 
         Returns
         -------
-        ndarray of shape (n_samples, n_times, n_outputs) or (n_samples, n_times, *shape)
+        ndarray of shape (n_samples, n_times, n_outputs) or (n_samples, n_times, d, p)
             Points at these times. Times that are left out do not change the others.
 
         Raises
@@ -546,12 +552,12 @@ class ManifoldNeuralODERegressor(
 
         Parameters
         ----------
-        y : array-like of shape (n_samples, n_features) or (n_samples, *shape)
+        y : array-like of shape (n_samples, n_features) or (n_samples, d, p)
             Points at the end.
 
         Returns
         -------
-        ndarray of shape (n_samples, n_features) or (n_samples, *shape)
+        ndarray of shape (n_samples, n_features) or (n_samples, d, p)
             Points at the start.
 
         Raises
@@ -602,9 +608,9 @@ class ManifoldNeuralODERegressor(
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features) or (n_samples, *shape)
+        X : array-like of shape (n_samples, n_features) or (n_samples, d, p)
             Points.
-        y : array-like of shape (n_samples, n_features) or (n_samples, *shape)
+        y : array-like of shape (n_samples, n_features) or (n_samples, d, p)
             Where they should go.
 
         Returns
@@ -627,9 +633,9 @@ class ManifoldNeuralODERegressor(
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features) or (n_samples, *shape)
+        X : array-like of shape (n_samples, n_features) or (n_samples, d, p)
             Points.
-        y : array-like of shape (n_samples, n_features) or (n_samples, *shape)
+        y : array-like of shape (n_samples, n_features) or (n_samples, d, p)
             Where they should go.
 
         Returns
@@ -881,30 +887,6 @@ class ManifoldNeuralODERegressor(
         super().__setstate__(unpack_state(self, state))
 
 
-@dataclass(frozen=True)
-class _Units:
-    """How points and targets are standardised where there is a read-out."""
-
-    x_mean: torch.Tensor
-    x_scale: torch.Tensor
-    y_mean: torch.Tensor
-    y_scale: torch.Tensor
-
-    @classmethod
-    def of(cls, x, y):
-        """Return means and standard deviations, 1 where they are rounding."""
-        pairs = []
-        for z in (x, y):
-            mean = z.mean(0)
-            scale = (z - mean).square().mean(0).sqrt()
-            noise = 10 * torch.finfo(z.dtype).eps * z.abs().amax(0)
-            pairs += [mean, torch.where(scale > noise, scale, 1.0)]
-        return cls(*pairs)
-
-    def inside(self, x):
-        return (x - self.x_mean) / self.x_scale
-
-
 class _Report:
     """Tells scikit-learn's callbacks of starts, and of iterations."""
 
@@ -985,24 +967,6 @@ def _attributes(model, units, curve):
         "intercept_": intercept,
     }
     return found | {name: to_numpy(array).copy() for name, array in arrays.items()}
-
-
-def _pad(points, times, loss):
-    """Return the problem of trajectories of different lengths, laid end to end."""
-    lengths = [len(t) for t in times]
-    n, longest = len(lengths), max(lengths) - 1
-    paths = points.split(lengths)
-    when = torch.empty(n, longest, dtype=torch.float64)
-    weight = points.new_zeros(n, longest)
-    y = points.new_zeros(n, longest, points.shape[1])
-    for i, (path, t) in enumerate(zip(paths, times)):
-        when[i] = float(t[-1])  # also where there is nothing to be met
-        when[i, : len(t) - 1] = torch.from_numpy(t[1:])
-        y[i, : len(t) - 1], y[i, len(t) - 1 :] = path[1:], path[-1]
-        weight[i, : len(t) - 1] = 1.0
-    x = torch.stack([path[0] for path in paths])
-    start = torch.tensor([t[0] for t in times], dtype=torch.float64)
-    return Trajectories(x, start, when, y, weight, loss)
 
 
 def _in_range(z, device, dtype):
