@@ -5,6 +5,7 @@ is imported here and nowhere else, so that a scikit-learn release can break one 
 scikit-learn 1.6 is the floor, 1.9 the main target.
 """
 
+import functools
 from contextlib import contextmanager
 
 from sklearn.base import _fit_context as fit_context
@@ -83,7 +84,12 @@ except ImportError:
             return _SilentContext()
 
     def with_callbacks(method):
-        return method
+        # one frame, as scikit-learn's own: warnings count them to reach the user's line
+        @functools.wraps(method)
+        def called(*args, **kwargs):
+            return method(*args, **kwargs)
+
+        return called
 
 
 try:  # scikit-learn >= 1.9
