@@ -670,7 +670,9 @@ class ManifoldNeuralODERegressor(
         n_init = 0 if self._go_on(model, units) else self.n_init
         generator = cpu_generator(self.random_state)
         problem, held_out = self._hold_out(problem, generator)
-        report = _Report(self, data, model, units)
+        for name in _OPTIONAL:  # of another fit: a copy in a callback must not read it
+            vars(self).pop(name, None)
+        report = _Report(self, data, model, units, max(1, n_init))
         with few_threads(x.numel() * self.width):
             solution = fit_flow(
                 model,
@@ -693,8 +695,6 @@ class ManifoldNeuralODERegressor(
                 loss = float(problem.risk(model))
                 violation = manifold.violation(model.flow(problem.x)).max()
         report.end()
-        for name in _OPTIONAL:
-            vars(self).pop(name, None)
         found = _attributes(model, units, solution.history["objective"])
         found |= {
             "manifold_": manifold,
@@ -770,9 +770,8 @@ class ManifoldNeuralODERegressor(
         if shapes != {name: p.shape for name, p in before.items()}:
             return False
         fields = model.flow.generators.cpu()
-        is_unit = units is None or torch.equal(
-            fields, torch.eye(len(fields)).to(fields)
-        )
+        unit = torch.eye(*fields.shape[-2:], dtype=fields.dtype)
+        is_unit = units is None or torch.equal(fields, unit)
         if not (is_unit and torch.equal(fields, self.flow_.generators.to(fields))):
             return False
         model.load_state_dict(before)
@@ -890,10 +889,10 @@ class ManifoldNeuralODERegressor(
 class _Report:
     """Tells scikit-learn's callbacks of starts, and of iterations."""
 
-    def __init__(self, estimator, data, model, units):
+    def __init__(self, estimator, data, model, units, n_starts):
         self.estimator, self.data = estimator, data
         self.model, self.units = model, units
-        self.root = estimator._init_callback_context(max_subtasks=None)
+        self.root = estimator._init_callback_context(max_subtasks=n_starts)
         self._call("call_on_fit_task_begin", self.root)
         self.task = self.number = None
 
