@@ -99,6 +99,9 @@ ON_FEATURE_TOKENS = {
     ],
     PromptAttentionRegressor: [{}, {"method": "three-step"}],
 }
+# Rounding differs between devices, and grows with each step of a descent that is not
+# convex: equal to begin with is all that can be asked for.
+SHORT_DESCENTS = {ManifoldNeuralODERegressor: {"max_iter": 5}}
 # Checks that `check_estimator` leaves out.
 FURTHER_CHECKS = [
     "check_param_validation",
@@ -269,7 +272,8 @@ def test_a_fit_on_the_gpu_equals_one_on_the_cpu(cls):
     X, y = make_classification(60, n_features=6, random_state=0)
     methods = ("decision_function", "transform", "predict")
     methods = [method for method in methods if hasattr(cls, method)]
-    on_cpu, on_gpu = cls(), cls(device="cuda")
+    settings = SHORT_DESCENTS.get(cls, {})
+    on_cpu, on_gpu = cls(**settings), cls(device="cuda", **settings)
     for estimator in (on_cpu, on_gpu):
         checks.set_random_state(estimator)
         estimator.fit(X, y)

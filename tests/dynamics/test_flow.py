@@ -405,3 +405,26 @@ def test_the_flow_is_an_ordinary_module():
         (flow(x) - x).square().sum().backward()
         optimizer.step()
     assert float((flow(x) - x).square().sum()) < before
+
+
+@pytest.mark.gpu
+@each_manifold
+@pytest.mark.parametrize("integrator", ORDERS)
+def test_a_flow_on_the_gpu_is_that_on_the_cpu(manifold, integrator):
+    flow = Flow(manifold, n_layers=2, n_steps=2, integrator=integrator)
+    x = points(manifold)
+    target = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).double()
+    expected = slopes(flow, x, target)
+    times = torch.tensor([0.2, 0.5, 1.3]).double()
+    with torch.no_grad():
+        path = flow.trajectory(x, times)
+    on_gpu = copy.deepcopy(flow).to("cuda")
+    end, found = slopes(on_gpu, x.to("cuda"), target.to("cuda"))
+    torch.testing.assert_close(end.cpu(), expected[0])
+    for one, other in zip(found, expected[1]):
+        torch.testing.assert_close(one.cpu(), other)
+    with torch.no_grad():
+        there = on_gpu.trajectory(x.to("cuda"), times)
+        torch.testing.assert_close(there.cpu(), path)
+        back, _ = on_gpu.inverse(end)
+    torch.testing.assert_close(back.cpu(), x, rtol=0, atol=1e-12)
