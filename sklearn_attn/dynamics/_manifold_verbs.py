@@ -87,6 +87,25 @@ array of the shape of x
     Tangent vectors at x that lead to y. With the weights `metric`, the sum of their
     squares is the squared distance.
 """,
+    "act": f"""
+Parameters
+----------
+x : {_POINTS}
+    Points.
+v : array of shape (n, group.n_generators)
+    Velocities: coordinates of elements of the Lie algebra, in the order of
+    ``generators("all")``.
+
+Returns
+-------
+array of the shape of x
+    Where the points are after a unit of time.
+
+Raises
+------
+ValueError
+    If shapes do not fit.
+""",
     "frechet_mean": f"""
 Parameters
 ----------
@@ -178,3 +197,18 @@ def frechet_mean(self, x):
         if step.abs().max() < _MEAN_TOL:
             break
     return mean[0]
+
+
+@documented
+def act(self, x, v):
+    """Return the exponential action exp(v) x, a move at constant velocity."""
+    points, v = _rows(self, x), to_tensor(v)
+    k = self.group.n_generators
+    if tuple(v.shape) != (len(points), k):
+        raise ValueError(
+            f"Velocities on {self!r} have shape ({len(points)}, {k}) here; got "
+            f"{tuple(v.shape)}."
+        )
+    dtype = torch.promote_types(points.dtype, v.dtype)
+    found = self.group.exp(v.to(dtype).T, points.to(dtype).T).T.reshape(x.shape)
+    return found if isinstance(x, torch.Tensor) else to_numpy(found)

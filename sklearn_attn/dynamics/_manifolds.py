@@ -38,7 +38,7 @@ from ._lie_groups import (
     Translations,
     rotations,
 )
-from ._manifold_verbs import documented, frechet_mean, n_features, verb
+from ._manifold_verbs import act, documented, frechet_mean, n_features, verb
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ class Euclidean:
 
     n_features = property(n_features)
     frechet_mean = verb(frechet_mean)
+    act = act
 
     @property
     def shape(self):
@@ -141,6 +142,7 @@ class Sphere:
 
     n_features = property(n_features)
     frechet_mean = verb(frechet_mean)
+    act = act
 
     @property
     def shape(self):
@@ -232,6 +234,7 @@ class SpecialOrthogonal:
 
     n_features = property(n_features)
     frechet_mean = verb(frechet_mean)
+    act = act
 
     @property
     def shape(self):
@@ -318,6 +321,7 @@ class SpecialEuclidean:
     dim = 6
     n_features = property(n_features)
     frechet_mean = verb(frechet_mean)
+    act = act
 
     @cached_property
     def group(self):
@@ -442,6 +446,7 @@ class Stiefel:
 
     n_features = property(n_features)
     frechet_mean = verb(frechet_mean)
+    act = act
 
     @property
     def shape(self):
@@ -527,6 +532,7 @@ class Torus:
 
     n_features = property(n_features)
     frechet_mean = verb(frechet_mean)
+    act = act
 
     @property
     def shape(self):
@@ -632,6 +638,7 @@ class Product:
 
     n_features = property(n_features)
     frechet_mean = verb(frechet_mean)
+    act = act
 
     @property
     def shape(self):

@@ -197,6 +197,22 @@ def test_random_points_lie_on_it_and_the_group_keeps_them_there(manifold):
 
 
 @each_manifold
+def test_points_act_as_the_group_says_and_come_back(manifold):
+    x = manifold.random_points(6, 0)
+    k = manifold.group.n_generators
+    v = np.random.default_rng(0).standard_normal((6, k))
+    moved = manifold.act(x, v)
+    expected = manifold.group.exp(torch.from_numpy(v).T, torch.from_numpy(x).T).T
+    np.testing.assert_array_equal(moved, expected)
+    np.testing.assert_allclose(manifold.act(moved, -v), x, atol=ROUNDING)
+    shaped = manifold.act(torch.from_numpy(x).reshape(-1, *manifold.shape), v)
+    assert isinstance(shaped, torch.Tensor)
+    assert tuple(shaped.shape) == (6, *manifold.shape)
+    with pytest.raises(ValueError, match=r"Velocities on .* have shape \(6, "):
+        manifold.act(x, v[:, :0])
+
+
+@each_manifold
 def test_projection_is_idempotent_and_reaches_the_manifold(manifold):
     x = manifold.random_points(30, 0)
     off = x + 0.1 * np.random.default_rng(1).standard_normal(x.shape)
