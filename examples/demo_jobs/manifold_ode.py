@@ -77,7 +77,7 @@ def macrospin(n_train=100, n_test=500, n_folds=5):
                         ),
                     )
                 ),
-                regressor__mlpregressor__alpha=[0.01, 0.03, 0.1, 1],
+                regressor__mlpregressor__alpha=[1e-3, 0.01, 0.1, 1],
             ),
         },
     )
