@@ -545,10 +545,10 @@ def check_points(estimator, X, y="no_validation", *, reset, as_matrices):
 
 
 def check_targets(y, shape):
-    """Return targets as float64 rows of this shape; None is any number of rows."""
+    """Return targets as rows of this shape; None is any number of rows."""
     y = check_array(
         to_numpy(y),
-        dtype=np.float64,
+        dtype=[np.float64, np.float32],
         ensure_2d=False,
         allow_nd=True,
         input_name="y",

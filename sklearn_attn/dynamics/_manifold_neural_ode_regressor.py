@@ -577,13 +577,16 @@ class ManifoldNeuralODERegressor(
         if hasattr(self, "coef_"):
             coef = self._fitted("coef_", flow)
             z = to_tensor(check_targets(y, (None, len(coef))), **like)
+            # outputs of the same size, whatever their units
+            size = torch.linalg.vector_norm(coef, dim=1, keepdim=True)
+            coef = coef / torch.where(size == 0, 1.0, size)
             if torch.linalg.matrix_rank(coef) < max(coef.shape):
                 raise ValueError(
                     f"The read-out makes {coef.shape[0]} outputs of {coef.shape[1]} "
                     "coordinates and has no inverse. Fit with readout=False."
                 )
-            z = torch.linalg.solve(coef, (z - self._fitted("intercept_", flow)).T)
-            z = z.T.contiguous()
+            z = (z - self._fitted("intercept_", flow)) / size.T
+            z = torch.linalg.solve(coef, z.T).T.contiguous()
         else:
             z = to_tensor(check_targets(y, (None, self.n_features_in_)))
             z = to_tensor(self._checked(self.manifold_, z, "y"), **like)
@@ -654,10 +657,12 @@ class ManifoldNeuralODERegressor(
             )
             return float("nan")
         mean = self.manifold_.frechet_mean(y)
-        total = self.manifold_.distance(y, np.broadcast_to(mean, y.shape).copy())
-        return float(
-            1 - np.square(self.manifold_.distance(found, y)).sum() / (total**2).sum()
-        )
+        mean = np.broadcast_to(mean, y.shape).copy()
+        spread = np.square(self.manifold_.distance(y, mean)).sum()
+        missed = np.square(self.manifold_.distance(found, y)).sum()
+        if spread == 0:  # as r2_score does
+            return float(missed == 0)
+        return float(1 - missed / spread)
 
     def _learn(self, data, manifold, problem, units, n_outputs, t_span):
         """Build the flow, fit it, and copy the answer."""
@@ -755,11 +760,20 @@ class ManifoldNeuralODERegressor(
         """Take over the weights of the last fit, if they are to be gone on from."""
         if not (self.warm_start and hasattr(self, "flow_")):
             return False
-        before = {name: p.clone() for name, p in self.flow_.state_dict().items()}
-        if model.flow.neurons != self.flow_.neurons or hasattr(self, "coef_") != bool(
-            units
-        ):
+        flow = model.flow
+        if flow.neurons != self.flow_.neurons or hasattr(self, "coef_") != bool(units):
             return False
+        fields = flow.generators.cpu()
+        known = self.flow_.generators.to(fields)
+        is_same = fields.shape == known.shape and torch.allclose(fields, known)
+        # other units are another scale of each field, if that is a unit vector
+        is_unit = units is None or (
+            fields.shape[0] == fields.shape[1]
+            and torch.equal(fields, torch.eye(len(fields), dtype=fields.dtype))
+        )
+        if not (is_same and is_unit):
+            return False
+        before = {name: p.clone() for name, p in self.flow_.state_dict().items()}
         if units is not None:
             before = self._in_units(before, units, model.readout is not None)
         before = {
@@ -768,11 +782,6 @@ class ManifoldNeuralODERegressor(
         }
         shapes = {name: p.shape for name, p in model.state_dict().items()}
         if shapes != {name: p.shape for name, p in before.items()}:
-            return False
-        fields = model.flow.generators.cpu()
-        unit = torch.eye(*fields.shape[-2:], dtype=fields.dtype)
-        is_unit = units is None or torch.equal(fields, unit)
-        if not (is_unit and torch.equal(fields, self.flow_.generators.to(fields))):
             return False
         model.load_state_dict(before)
         return True
@@ -854,7 +863,7 @@ class ManifoldNeuralODERegressor(
         y = check_targets(y, found.shape)
         if not hasattr(self, "coef_"):
             y = to_numpy(self._checked(self.manifold_, to_tensor(y), "y"))
-        return found, y
+        return found.astype(np.float64), y.astype(np.float64)
 
     def _warn(self):
         if not self.is_bracket_generating_:

@@ -223,8 +223,9 @@ def as_matrices(manifold, coordinates):
     if manifold.frames is None:
         return coordinates
     size = math.isqrt(manifold.frames.n_coordinates)
-    one = torch.eye(size, dtype=coordinates.dtype).reshape(-1, 1)
-    B = manifold.frames.velocity(coordinates.T, one.expand(-1, len(coordinates)))
+    one = torch.eye(size, dtype=coordinates.dtype, device=coordinates.device)
+    one = one.reshape(-1, 1).expand(-1, len(coordinates))
+    B = manifold.frames.velocity(coordinates.T, one)
     return B.T.reshape(-1, size, size)
 
 

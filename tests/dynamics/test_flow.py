@@ -419,6 +419,7 @@ def test_a_flow_on_the_gpu_is_that_on_the_cpu(manifold, integrator):
     with torch.no_grad():
         path = flow.trajectory(x, times)
     on_gpu = copy.deepcopy(flow).to("cuda")
+    torch.testing.assert_close(on_gpu.generators.cpu(), flow.generators)
     end, found = slopes(on_gpu, x.to("cuda"), target.to("cuda"))
     torch.testing.assert_close(end.cpu(), expected[0])
     for one, other in zip(found, expected[1]):

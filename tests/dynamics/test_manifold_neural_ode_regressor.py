@@ -106,6 +106,8 @@ def test_score_is_the_share_of_squared_distances_that_is_explained(magnet):
     expected = 1 - (model.geodesic_error(X, y) ** 2).sum() / (total**2).sum()
     assert model.score(X, y) == pytest.approx(expected)
     assert isinstance(model.score(X, y), float)
+    same = np.tile(y[:1], (5, 1))  # as r2_score has it
+    assert model.score(X[:5], same) == 0
     with pytest.warns(UndefinedMetricWarning):
         assert np.isnan(model.score(X[:1], y[:1]))
     table = regressor("euclidean").fit(X, y)
@@ -235,9 +237,10 @@ def test_the_readout_reads_any_number_of_outputs():
         model.inverse_predict(targets)
 
 
-def test_a_square_readout_is_inverted():
+@pytest.mark.parametrize("units", [[1.0, 1.0, 1.0], [1e9, 1e-8, 1.0]])
+def test_a_square_readout_is_inverted(units):
     X, _ = load_diabetes(return_X_y=True)
-    model = regressor("euclidean").fit(X[:, :3], X[:, 3:6])
+    model = regressor("euclidean").fit(X[:, :3], X[:, 3:6] * units)
     back = model.inverse_predict(model.predict(X[:, :3]))
     np.testing.assert_allclose(back, X[:, :3], atol=1e-9)
 
@@ -342,6 +345,16 @@ def test_warm_start_goes_on_where_the_last_fit_ended(magnet):
     table = regressor("euclidean", warm_start=True, max_iter=15).fit(X, y)
     first = table.loss_curve_[-1]
     assert table.fit(X, y).loss_curve_[0] <= first * (1 + 1e-9)
+    # fields that are not the unit vectors do not go over to other units
+    some = regressor("euclidean", warm_start=True, generators=np.eye(3)[:2])
+    with pytest.warns(UserWarning, match="cannot go"):
+        some.set_params(max_iter=2).fit(X, y).fit(X, y)
+    # in another precision it goes on, too
+    turns = np.array([[0.1, 0.2, 0.3], [0.3, 0.1, 0.7]])
+    single = regressor(warm_start=True, generators=turns, max_iter=15, dtype="float32")
+    reached = single.fit(X, y).loss_
+    single.set_params(dtype="float64", max_iter=1).fit(X, y)
+    assert single.loss_ <= reached * 1.001
     # other samples are standardised otherwise: it goes on from the same predictions
     few = X[:, 0] > 0.3
     error = (table.predict(X[few]) - y[few]) / y[few].std(0)
@@ -388,6 +401,11 @@ def test_single_precision_is_single_throughout(magnet):
     assert single.predict(X).dtype == np.float32
     double = regressor().fit(X, y)
     np.testing.assert_allclose(single.loss_, double.loss_, rtol=0.5)
+    # its rounding is allowed for everywhere, however small atol is
+    X32, y32 = (part.astype(np.float32) for part in (X, y))
+    strict = regressor(atol=0).fit(X32, y32)
+    assert np.isfinite(strict.score(X32, y32))
+    assert np.isfinite(strict.inverse_predict(y32)).all()
 
 
 # Shapes and containers
