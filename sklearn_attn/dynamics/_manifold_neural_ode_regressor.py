@@ -394,7 +394,8 @@ class ManifoldNeuralODERegressor(
         ValueError
             If a row is off the manifold (and `off_manifold` is "raise"), is a
             reflection, or has another number of columns than the manifold; if vector
-            fields are not tangent; or if the device does not exist.
+            fields are not tangent; if the device does not exist; or if every descent
+            overflows.
 
         Warns
         -----
@@ -700,6 +701,11 @@ class ManifoldNeuralODERegressor(
                 loss = float(problem.risk(model))
                 violation = manifold.violation(model.flow(problem.x)).max()
         report.end()
+        if not np.isfinite(loss):
+            raise ValueError(
+                f"No start of {self.solver!r} ended with finite weights. Use a smaller "
+                "learning_rate, solver='lbfgs', or points of moderate size."
+            )
         found = _attributes(model, units, solution.history["objective"])
         found |= {
             "manifold_": manifold,

@@ -680,8 +680,16 @@ def test_a_start_that_overflows_is_not_kept(magnet, monkeypatch):
     assert model.best_init_ == 1
     assert np.isfinite(model.loss_)
     seen.clear()
-    with pytest.warns(ConvergenceWarning):
-        assert not fitted(magnet).converged_
+    with pytest.raises(ValueError, match="No start of 'lbfgs' ended with finite"):
+        fitted(magnet)
+    with pytest.raises(ValueError, match="smaller learning_rate"):
+        regressor(
+            "euclidean",
+            readout=False,
+            solver="sgd",
+            learning_rate=1e3,
+            activation="relu",
+        ).fit(*magnet)
 
 
 def test_wide_tables_do_not_wait_for_brackets():
