@@ -230,7 +230,7 @@ class Flow(nn.Module):
         torch.Tensor of shape (n, n_features)
             Tangent vectors.
         """
-        layer = self._layer(math.floor(self._in_steps(t)))
+        layer = self._layer(math.floor(self._in_steps(t) + _ON_THE_GRID))
         x = x.T
         xi = self._velocity(*self._weights(), layer)
         first, last = self.t_span

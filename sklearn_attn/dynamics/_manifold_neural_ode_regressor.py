@@ -669,9 +669,10 @@ class ManifoldNeuralODERegressor(
         """Build the flow, fit it, and copy the answer."""
         x = problem.x
         flow = self._new_flow(manifold, x.dtype, t_span)
-        ranks = closure_rank(
-            manifold, self._kind(manifold), None if units else x[:_N_LOOKED_AT]
-        )
+        kind = self._kind(manifold)
+        # fields of one's own may fail at some points only
+        points = None if isinstance(kind, str) or units else x[:_N_LOOKED_AT]
+        ranks = closure_rank(manifold, kind, points)
         model = FlowModel(flow, n_outputs).to(x.device)
         n_init = 0 if self._go_on(model, units) else self.n_init
         generator = cpu_generator(self.random_state)

@@ -315,6 +315,16 @@ def test_the_unit_of_time_does_not_matter_to_the_weights():
         )
 
 
+def test_a_layer_begins_at_its_own_time_whatever_the_rounding():
+    flow = Flow(Sphere(2), n_layers=100, width=2)
+    x = points(Sphere(2))
+    with torch.no_grad():
+        for layer in range(100):
+            now = flow.vector_field(layer / 100, x)
+            a_bit_later = flow.vector_field((layer + 0.5) / 100, x)
+            torch.testing.assert_close(now, a_bit_later, rtol=0, atol=0)
+
+
 def test_before_the_first_layer_its_weights_hold():
     flow = Flow(Sphere(2), n_layers=2, n_steps=3)
     x = points(Sphere(2))
