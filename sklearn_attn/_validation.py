@@ -670,6 +670,16 @@ def check_timed_paths(trajectories, times):
     return paths, times
 
 
+def named_rows(frames, rows):
+    """Return rows as a data frame, if frames with the same columns are where from."""
+    names = [list(getattr(frame, "columns", [])) for frame in frames]
+    if not names[0] or any(each != names[0] for each in names):
+        return rows
+    import pandas as pd
+
+    return pd.DataFrame(rows, columns=names[0])
+
+
 def check_times(times, start, n_samples):
     """Return times as (1 or n_samples, n_times) and starts as (n_samples,)."""
     times = np.atleast_1d(_as_floats(times, "times")).astype(np.float64)

@@ -322,6 +322,7 @@ def test_motions_stay_on_the_manifold_and_noise_turns_targets(make):
         (make_macrospin, {"field": (0.0, np.nan, 1.0)}, "field must be three finite"),
         (make_macrospin, {"field": (0.0, 1.0)}, "field must be three finite"),
         (make_macrospin, {"t_final": np.inf}, "t_final must be above 0"),
+        (make_rigid_body, {"inertia": (1.0, np.inf, 1.0)}, "inertia must be three"),
         (make_rigid_body, {"damping": -50.0}, "damping must be 0 or more"),
         (make_spherical_pendulum, {"damping": -1.0}, "damping must be 0 or more"),
         (make_rigid_body, {"max_angle": 4.0}, r"max_angle must be in \(0, pi\]"),

@@ -115,11 +115,10 @@ class SpaceRotations:
 
     def exp_adjoint(self, v, x, y, g):
         A, B = _sine_quotients(v)
-        C = _third_quotient(v, A)
         g = g.unflatten(0, self.shape)
         torque = _cross(y.unflatten(0, self.shape), g).sum(1)
         back = _turn(-v, A, B, g).flatten(0, 1)
-        return _slope_in_vector(v, A, B, C, torque), back
+        return _slope_in_vector(v, A, B, torque), back
 
     def renormalize(self, x):
         return _newton_schulz(x.unflatten(0, self.shape)).flatten(0, 1)
@@ -227,7 +226,7 @@ class RigidMotions:
         g_shift = (g_top * bottom).sum(1)
         wu = _cross(w, u)
         wwu = _cross(w, wu)
-        slope = _slope_in_vector(w, A, B, C, torque)
+        slope = _slope_in_vector(w, A, B, torque)
         slope = slope + B * _cross(u, g_shift)
         slope = slope + C * (_cross(wu, g_shift) + _cross(u, _cross(g_shift, w)))
         along = _slope_in_squared_angle(squared_angle, A, B, 1 / 24, 1 / 360)
@@ -306,12 +305,11 @@ def _sine_quotients(w):
 
 
 def _third_quotient(w, A):
-    """Return C = (1 - A) / t^2, to the rounding of 1 / t^2.
-
-    It comes with two factors w, so that this is as good as rounding.
-    """
+    """Return C = (1 - A) / t^2."""
     q = (w * w).sum(0)
-    return (1 - A) / q.clamp_min(torch.finfo(q.dtype).tiny)
+    small = q < _SMALL_SQUARED_ANGLE
+    series = 1 / 6 - q / 120 + q * q / 5040
+    return torch.where(small, series, (1 - A) / torch.where(small, 1.0, q))
 
 
 def _slope_in_squared_angle(q, A, B, first, second):
@@ -330,8 +328,10 @@ def _turn(w, A, B, x):
     return y.addcmul_(x, B * q, value=-1)
 
 
-def _slope_in_vector(w, A, B, C, torque):
+def _slope_in_vector(w, A, B, torque):
     """(1 - B hat w + C hat w^2) torque: how the turn changes with its vector."""
+    # with two factors w, C = (1 - A) / |w|^2 needs no series
+    C = (1 - A) / (w * w).sum(0).clamp_min(torch.finfo(A.dtype).tiny)
     along = torch.addcmul(A * torque, w, C * (w * torque).sum(0))
     return along.addcmul_(B, _cross(w, torque), value=-1)
 

@@ -204,13 +204,16 @@ def as_coordinates(manifold, generators):
     if B.ndim == 2:
         return B
     v = frames.coordinates(B)
+    # each field against its own size
+    size_of = B.abs().amax((1, 2))
     defect = (as_matrices(manifold, v.T) - B).abs().amax((1, 2))
+    defect = defect / torch.where(size_of == 0, 1.0, size_of)
     worst = int(defect.argmax())
-    if defect[worst] > _RANK_TOL * B.abs().max().clamp_min(1.0):
+    if defect[worst] > _RANK_TOL:
         raise ValueError(
             f"Vector field {worst} is not tangent to {manifold!r}: its matrix is "
-            f"{defect[worst]:.2g} away from the Lie algebra. For rotations, matrices "
-            "must be skew."
+            f"{defect[worst]:.2g} of its size away from the Lie algebra. For "
+            "rotations, matrices must be skew."
         )
     return v.T.contiguous()
 

@@ -108,6 +108,8 @@ def test_score_is_the_share_of_squared_distances_that_is_explained(magnet):
     assert isinstance(model.score(X, y), float)
     same = np.tile(y[:1], (5, 1))  # as r2_score has it
     assert model.score(X[:5], same) == 0
+    for i in range(12):  # whatever the rounding of their mean
+        assert model.score(X[:3], np.tile(y[i : i + 1], (3, 1))) == 0
     with pytest.warns(UndefinedMetricWarning):
         assert np.isnan(model.score(X[:1], y[:1]))
     table = regressor("euclidean").fit(X, y)
@@ -345,6 +347,20 @@ def test_warm_start_goes_on_where_the_last_fit_ended(magnet):
     table = regressor("euclidean", warm_start=True, max_iter=15).fit(X, y)
     first = table.loss_curve_[-1]
     assert table.fit(X, y).loss_curve_[0] <= first * (1 + 1e-9)
+    # a step of no length: the same predictions, of samples that have other units
+    still = {"solver": "sgd", "learning_rate": 1e-12, "max_iter": 1}
+    few = X[:, 0] > 0.3
+    before = table.predict(X)
+    again = clone(table).set_params(warm_start=True)
+    vars(again).update(vars(table))
+    again.set_params(**still).fit(X[few], y[few])
+    np.testing.assert_allclose(again.predict(X), before, atol=1e-8)
+    # other fields of the same size are not gone on with
+    tiny = 1e-9 * np.eye(3)
+    other = regressor(warm_start=True, generators=tiny[:2], max_iter=2).fit(X, y)
+    other.set_params(generators=tiny[1:]).fit(X, y)
+    np.testing.assert_array_equal(other.generators_[0], other.flow_.generators[0])
+    assert other.generators_[0, 0, 2] == 1e-9
     # fields that are not the unit vectors do not go over to other units
     some = regressor("euclidean", warm_start=True, generators=np.eye(3)[:2])
     with pytest.warns(UserWarning, match="cannot go"):
@@ -596,6 +612,19 @@ def test_the_unit_and_the_origin_of_time_do_not_matter(dtype):
         plain.predict_trajectory(X, [1.7e9])
 
 
+def test_trajectories_in_frames_keep_their_names():
+    times = np.linspace(0, 1, 4)
+    X, paths = make_macrospin(5, times=times, random_state=0)
+    frames = [pd.DataFrame(path, columns=["x", "y", "z"]) for path in paths]
+    model = regressor(max_iter=3).fit_trajectories(frames, times)
+    assert list(model.feature_names_in_) == ["x", "y", "z"]
+    with pytest.raises(ValueError, match="feature names"):
+        model.predict(pd.DataFrame(X, columns=["z", "y", "x"]))
+    frames[1].columns = ["a", "b", "c"]
+    mixed = regressor(max_iter=3).fit_trajectories(frames, times)
+    assert not hasattr(mixed, "feature_names_in_")
+
+
 def test_matrix_trajectories_and_those_of_tables():
     times = np.linspace(0, 1.5, 5)
     X, paths = make_rigid_body(20, times=times, random_state=0)
@@ -680,7 +709,7 @@ def test_a_start_that_overflows_is_not_kept(magnet, monkeypatch):
     assert model.best_init_ == 1
     assert np.isfinite(model.loss_)
     seen.clear()
-    with pytest.raises(ValueError, match="No start of 'lbfgs' ended with finite"):
+    with pytest.raises(ValueError, match="No start of solver='lbfgs' ended"):
         fitted(magnet)
     with pytest.raises(ValueError, match="smaller learning_rate"):
         regressor(

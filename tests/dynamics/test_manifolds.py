@@ -136,6 +136,23 @@ def test_the_adjoint_has_all_digits(group, angle):
         np.testing.assert_allclose(one, other, rtol=0, atol=3e-13 * (1 + angle))
 
 
+@pytest.mark.parametrize("angle", ANGLES)
+def test_the_adjoint_of_a_screw_has_all_digits_for_long_translations(angle):
+    group = GROUPS["SE(3)"]
+    v, x = draw(group, 1.0)
+    v[:3] *= angle
+    _, g = draw(group, 1.0)
+    w = v.clone().requires_grad_()
+    basis = group.velocity(
+        torch.eye(6).double(), torch.eye(4).double().reshape(16, 1).expand(16, 6)
+    ).T.reshape(6, 4, 4)
+    E = torch.linalg.matrix_exp(torch.einsum("kn,kij->nij", w, basis))
+    y = torch.einsum("nij,jkn->ikn", E, x.unflatten(0, (4, 4))).flatten(0, 1)
+    (expected,) = torch.autograd.grad((y * g).sum(), w)
+    found, _ = group.exp_adjoint(v, x, group.exp(v, x), g)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12 * (1 + angle))
+
+
 @each_group
 def test_a_sample_alone_moves_as_it_does_among_others(group):
     v, x = draw(group, 0.03)

@@ -153,6 +153,8 @@ def test_the_units_of_fields_do_not_matter_to_their_rank(scale):
     [
         (np.eye(3)[None], "field 0 is not tangent"),
         (np.stack([B1, B1 + 1e-3 * np.eye(3)]), "field 1 is not tangent"),
+        (1e-10 * np.stack([B1, B1 + np.eye(3)]), "field 1 is not tangent"),
+        (np.stack([np.eye(3), 1e10 * B1]), "field 0 is not tangent"),
         (np.ones((2, 4, 4)), r"must be of shape \(m, 3, 3\)"),
         (np.ones((2, 5)), r"\(m, 3\)"),
         (np.empty((0, 3)), "m >= 1"),
