@@ -266,13 +266,18 @@ def _as_rows(X):
         X = pad_sequences(X)
     if getattr(X, "ndim", None) != 3:
         return X, None
-    n_samples, n_tokens, n_features = X.shape
+    _, n_tokens, n_features = X.shape
     if 0 in (n_tokens, n_features):
         raise ValueError(f"X has shape {tuple(X.shape)}: no tokens, or no features.")
+    return _flatten(X), n_tokens
+
+
+def _flatten(X):
+    """Lay the last two axes of an array of any namespace end to end."""
     reshape = getattr(X, "reshape", None) or functools.partial(
         X.__array_namespace__().reshape, X
     )
-    return reshape((n_samples, n_tokens * n_features)), n_tokens
+    return reshape((X.shape[0], X.shape[1] * X.shape[2]))
 
 
 def is_ragged(X):
@@ -576,26 +581,20 @@ def check_on_manifold(manifold, x, name, off_manifold, atol):
     if off_manifold == "ignore":
         return x
     rows = x.double()
+    _refuse_reflections(manifold, rows, name)
     moved = manifold.project(rows) if off_manifold == "project" else rows
     violation = manifold.violation(moved)
     violation = torch.where(violation.isnan(), torch.inf, violation)
     row = int(violation.argmax())
     rounding = 10 * torch.finfo(x.dtype).eps if x.is_floating_point() else 0.0
-    if violation[row] > max(atol, rounding):
-        raise ValueError(_off_manifold(manifold, rows, name, row, off_manifold))
+    if violation[row] <= max(atol, rounding):
+        return moved
     if off_manifold == "project":
-        _refuse_reflections(manifold, rows, name)
-    return moved
-
-
-def _off_manifold(manifold, rows, name, row, off_manifold):
-    _refuse_reflections(manifold, rows, name)
-    if off_manifold == "project":
-        return f"Row {row} of {name} has no nearest point on {manifold!r}."
-    violation = float(manifold.violation(rows)[row])
-    return (
-        f"Row {row} of {name} is not on {manifold!r}: it is off by {violation:.2g}. "
-        "off_manifold='project' moves rows to the nearest points."
+        raise ValueError(f"Row {row} of {name} has no nearest point on {manifold!r}.")
+    raise ValueError(
+        f"Row {row} of {name} is not on {manifold!r}: it is off by "
+        f"{float(violation[row]):.2g}. off_manifold='project' moves rows to the "
+        "nearest points."
     )
 
 
@@ -621,12 +620,7 @@ def _lay_out(X):
         X = np.asarray(X)
     if getattr(X, "ndim", None) != 3:
         return X, None
-    shape = tuple(X.shape[1:])
-    size = (X.shape[0], shape[0] * shape[1])
-    reshape = getattr(X, "reshape", None) or functools.partial(
-        X.__array_namespace__().reshape, X
-    )
-    return reshape(size), shape
+    return _flatten(X), tuple(X.shape[1:])
 
 
 def check_timed_paths(trajectories, times):

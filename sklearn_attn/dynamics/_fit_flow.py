@@ -84,12 +84,7 @@ class Endpoints:
 
     def risk(self, model):
         """Mean squared distance."""
-        return self.squared_distances(model, model(self.x), self.y).mean()
-
-    def squared_distances(self, model, found, y):
-        if self.loss == "chordal":
-            return (found - y).square().sum(-1)
-        return _SquaredDistance.apply(found, y, model.flow.manifold)
+        return _squared_distances(self.loss, model, model(self.x), self.y).mean()
 
 
 @dataclass(frozen=True)
@@ -117,10 +112,8 @@ class Trajectories:
     def risk(self, model):
         """Mean squared distance, over all points of all trajectories."""
         found = model.flow.trajectory(self.x, self.times, self.start)
-        d = found.shape[-1]
-        pairs = Endpoints(self.x, self.y, self.loss)
-        squared = pairs.squared_distances(
-            model, found.reshape(-1, d), self.y.reshape(-1, d)
+        squared = _squared_distances(
+            self.loss, model, found.flatten(0, 1), self.y.flatten(0, 1)
         )
         weight = self.weight.flatten()
         return (squared * weight).sum() / weight.sum()
@@ -185,6 +178,12 @@ class Watch(NamedTuple):
 
     objective: list
     validation: list
+
+
+def _squared_distances(loss, model, found, y):
+    if loss == "chordal":
+        return (found - y).square().sum(-1)
+    return _SquaredDistance.apply(found, y, model.flow.manifold)
 
 
 class _SquaredDistance(torch.autograd.Function):

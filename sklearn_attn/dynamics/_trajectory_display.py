@@ -7,7 +7,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from .._arrays import to_numpy
-from ._globe_display import VIEW, draw_globe, draw_path, draw_points
+from ._globe import VIEW, draw_globe, draw_path, draw_points
 from ._manifolds import SpecialOrthogonal, Sphere
 
 if TYPE_CHECKING:
