@@ -9,12 +9,14 @@ as rows, or as matrices, which are laid out row by row.
 """
 
 import functools
+import warnings
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy import sparse
 from sklearn import get_config
-from sklearn.utils import check_array, check_consistent_length
+from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
@@ -715,3 +717,197 @@ def _is_shared(times):
     if isinstance(times, np.ndarray):
         return times.ndim == 1 and times.dtype != object
     return all(np.ndim(to_numpy(t)) == 0 for t in times)
+
+
+class Rounds(NamedTuple):
+    """Rounds in the order of time.
+
+    Attributes
+    ----------
+    x : ndarray of shape (n_rounds, n_features)
+        The contexts, without a column that names trajectories.
+    y : ndarray of shape (n_rounds,) or None
+        Rewards.
+    labels : list or None
+        The trajectory of each round, if there is more than one.
+    """
+
+    x: np.ndarray
+    y: np.ndarray | None
+    labels: list | None
+
+
+def check_rounds(
+    estimator,
+    X,
+    y="no_validation",
+    groups=None,
+    *,
+    reset,
+    column=None,
+    allow_missing=False,
+    min_rounds=1,
+    depth=None,
+):
+    """Validate rounds, which must be in the order of time within each trajectory.
+
+    The order is looked at if `depth` says how many frames above a warning belongs.
+    """
+    index = getattr(X, "index", None)
+    X, rules = number_rules(X, allow_nan=False)
+    rules["ensure_min_samples"] = min_rounds
+    if isinstance(y, str):
+        X = validate_data(estimator, X, reset=reset, **rules)
+        rewards = None
+    else:
+        if y is None:
+            validate_data(estimator, X, None)  # complains
+        y, _ = number_rules(y, allow_nan=False)
+        finite = "allow-nan" if allow_missing else True
+        X, y = validate_data(
+            estimator,
+            X,
+            y,
+            reset=reset,
+            validate_separately=(
+                rules,
+                rules | {"ensure_2d": False, "ensure_all_finite": finite},
+            ),
+        )
+        check_consistent_length(X, y)
+        rewards = column_or_1d(to_numpy(y), warn=True).astype(np.float64)
+    X = np.asarray(to_numpy(X))
+    if column is not None:
+        if groups is not None:
+            raise ValueError(
+                f"Trajectories are named twice: by the column {column!r} and by groups."
+            )
+        position = _position_of(estimator, column, X.shape[1])
+        groups = X[:, position]
+        X = np.delete(X, position, axis=1)
+        if X.shape[1] == 0:
+            raise ValueError(f"X has no column besides {column!r}.")
+    labels = None
+    if groups is not None:
+        groups = np.asarray(to_numpy(groups))
+        if groups.shape != (len(X),):
+            raise ValueError(
+                f"groups must have shape ({len(X)},), one label for each round; got "
+                f"{groups.shape}."
+            )
+        if groups.dtype.kind == "f" and np.isnan(groups).any():
+            raise ValueError("groups contains NaN, which names no trajectory.")
+        labels = groups.tolist()
+    if depth is not None:
+        _check_order(index, labels, depth + 1)
+    return Rounds(X, rewards, labels)
+
+
+def _position_of(estimator, column, n_columns):
+    """Return which column has this name or number."""
+    names = list(getattr(estimator, "feature_names_in_", []))
+    if isinstance(column, str):
+        if column not in names:
+            raise ValueError(
+                f"X has no column {column!r}; it has {names or 'no names'}."
+            )
+        return names.index(column)
+    if not -n_columns <= column < n_columns:
+        raise ValueError(f"X has {n_columns} columns, and no column {column}.")
+    return column % n_columns
+
+
+def _check_order(index, labels, depth):
+    """Refuse rows that a time index shows to be out of order."""
+    rises = getattr(index, "is_monotonic_increasing", None)
+    if rises is None or rises:
+        return
+    kind = str(index.dtype)
+    is_time = kind.startswith(("datetime", "timedelta", "period"))
+    if not (is_time or getattr(index.dtype, "kind", "") in "iuf"):
+        return  # names, which have no order
+    if labels is not None:
+        groups = {}
+        for row, label in enumerate(labels):
+            groups.setdefault(label, []).append(row)
+        if all(index[rows].is_monotonic_increasing for rows in groups.values()):
+            return
+    if is_time:
+        raise ValueError(
+            "Rows must be in time order within each trajectory, but the index of X "
+            "falls. Sort X and y by time; do not shuffle."
+        )
+    warnings.warn(
+        "The index of X falls, as if rows had been shuffled. Rows must be in time "
+        "order: a reward is explained by the rows before it.",
+        UserWarning,
+        stacklevel=depth,
+    )
+
+
+def check_contexts(contexts, n_features, *, ndim=2):
+    """Return contexts of arms as floats; the features must be as many as before."""
+    if sparse.issparse(contexts):
+        raise TypeError("contexts are sparse, but must be dense. Use toarray().")
+    contexts = _as_floats(contexts, "contexts")
+    shape = ("n_rounds", "n_arms", "n_features")[3 - ndim :]
+    if contexts.ndim != ndim or 0 in contexts.shape:
+        raise ValueError(
+            f"contexts must have shape ({', '.join(shape)}), none of them 0; got "
+            f"{contexts.shape}."
+        )
+    if n_features not in (None, contexts.shape[-1]):
+        raise ValueError(
+            f"contexts have {contexts.shape[-1]} features; earlier ones have "
+            f"{n_features}."
+        )
+    return contexts.astype(np.float64)
+
+
+def check_reward(reward, *, allow_missing):
+    """Return a reward as a float; NaN only where rewards may be missing."""
+    try:
+        value = float(to_numpy(reward))
+    except (TypeError, ValueError):
+        raise ValueError(f"reward must be a number; got {reward!r}.") from None
+    if not np.isfinite(value) and not (allow_missing and np.isnan(value)):
+        hint = "" if np.isinf(value) else " allow_missing_y=True takes NaN."
+        raise ValueError(f"reward must be finite; got {value}.{hint}")
+    return value
+
+
+def check_past(past, n_features):
+    """Return the contexts chosen before, as rows of floats."""
+    past = _as_floats(past, "X_history")
+    if past.ndim != 2 or past.shape[1] != n_features:
+        raise ValueError(
+            f"X_history must have shape (n_rounds, {n_features}); got {past.shape}."
+        )
+    return past
+
+
+def check_logged(actions, n_rounds, n_arms, name):
+    """Return the arm of each round."""
+    actions = np.asarray(to_numpy(actions))
+    if actions.shape != (n_rounds,):
+        raise ValueError(
+            f"{name} must have shape ({n_rounds},), an arm for each round; got "
+            f"{actions.shape}."
+        )
+    is_arm = np.isin(actions, np.arange(n_arms))
+    if not is_arm.all():
+        raise ValueError(
+            f"{name} must be arms from 0 to {n_arms - 1}; got {actions[~is_arm][0]}."
+        )
+    return actions.astype(np.int64)
+
+
+def check_vector(values, n_rounds, name):
+    """Return a number for each round."""
+    values = _as_floats(values, name).astype(np.float64)
+    if values.shape != (n_rounds,):
+        raise ValueError(
+            f"{name} must have shape ({n_rounds},), a number for each round; got "
+            f"{values.shape}."
+        )
+    return values

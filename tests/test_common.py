@@ -27,6 +27,7 @@ from sklearn_attn.attention import (
     PromptAttentionRegressor,
     SelfAttentionClassifier,
 )
+from sklearn_attn.bandits import SparseDependenceBandit
 from sklearn_attn.dynamics import (
     BilinearSystemIdentifier,
     ManifoldNeuralODERegressor,
@@ -70,6 +71,16 @@ VARIANTS = {
         {"integrator": "rkmk4", "n_layers": 1, "activation": "tanh", "n_init": 1},
         {"solver": "adam", "batch_size": 16, "max_iter": 100, "early_stopping": True},
         {"solver": "sgd", "retraction": "cayley", "max_iter": 200, "n_init": 1},
+    ],
+    # with a forced number of lags, predictions are of the sequence and not of its rows
+    SparseDependenceBandit: [
+        {"solver": "htp", "horizon": 7},
+        {"solver": "lasso"},
+        {"solver": "group_lasso", "fit_intercept": False},
+        {"solver": "quarters", "horizon": 1},
+        {"rank_one": False, "alpha": 0.01},
+        {"prewhiten": 2, "allow_missing_y": True},
+        {"nonneg": True, "chunk_size": 16, "dtype": "float64"},
     ],
     LinearAttentionClassifier: [{"standardize": "feature"}],
     MeanTokenClassifier: [{"class_weight": "balanced"}],

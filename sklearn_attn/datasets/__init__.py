@@ -8,6 +8,7 @@ from ._bilinear_systems import (
 )
 from ._contextual_tokens import make_contextual_tokens
 from ._digit_needles import make_digit_needles
+from ._long_horizon_rewards import make_digit_rewards, make_long_horizon_rewards
 from ._manifold_flows import (
     make_macrospin,
     make_rigid_body,
@@ -24,8 +25,10 @@ __all__ = [
     "make_contextual_tokens",
     "make_digit_bags",
     "make_digit_needles",
+    "make_digit_rewards",
     "make_joint_tokens",
     "make_koopman_lift",
+    "make_long_horizon_rewards",
     "make_macrospin",
     "make_rigid_body",
     "make_rotation_flow",

@@ -1,0 +1,128 @@
+"""Contexts with their past: row t of Xi is [x_t, x_{t-1}, .., x_{t-h+1}]  (2302.00814).
+
+Xi has one column for each lag and feature, and is never formed: it is a block Toeplitz
+matrix, so that products with it are convolutions, done by FFT. What happened before the
+first round, or between two trajectories, is a run of zeros.
+"""
+
+import numpy as np
+import torch
+from scipy.fft import next_fast_len
+
+# Spectra are kept from pass to pass up to so many bytes; beyond, they are made again
+# for one chunk of rounds after the other.
+KEPT_BYTES = 256 * 2**20
+# Chunks are so many horizons long: of n + h numbers that are transformed, n are of use.
+HORIZONS_PER_CHUNK = 8
+# Numbers of the columns of Xi that are held at once.
+BLOCK_NUMBERS = 2_000_000
+
+
+def lay_out(codes, gap):
+    """Return the place of each round in one long series, and the series' length.
+
+    Trajectories follow each other with `gap` empty places between two of them, so that
+    no lag reaches from one into the one before.
+    """
+    order = np.argsort(codes, kind="stable")
+    _, rank = np.unique(codes, return_inverse=True)
+    places = np.empty(len(codes), dtype=np.int64)
+    places[order] = np.arange(len(codes)) + gap * rank[order]
+    return places, int(places.max(initial=-1)) + 1
+
+
+class LaggedContexts:
+    """The matrix Xi of a series of contexts, as an operator.
+
+    Parameters
+    ----------
+    x : torch.Tensor of shape (n, d)
+        The contexts, one place of the series a row.
+    horizon : int
+        Number of lags h, the present included.
+    chunk_size : int or None
+        Places that are transformed at once. None takes all if their spectra fit into
+        memory.
+    """
+
+    def __init__(self, x, horizon, *, chunk_size=None):
+        n, d = x.shape
+        self.n, self.d, self.horizon = n, d, horizon
+        # zeros for the time before the first round; a feature's past lies in one piece
+        self.series = x.new_zeros(d, horizon - 1 + n)
+        self.series[:, horizon - 1 :] = x.T
+        n_numbers = (n + horizon) * d  # complex numbers, half of which are redundant
+        keep = n_numbers * x.element_size() <= KEPT_BYTES
+        if chunk_size is None:
+            chunk_size = n if keep else HORIZONS_PER_CHUNK * horizon
+        self.chunk_size = min(chunk_size, n)
+        self.n_fft = next_fast_len(self.chunk_size + horizon - 1, real=True)
+        self._spectrum = self._transform(0) if self.chunk_size == n else None
+
+    def forward(self, B):
+        """Return Xi B: `sum_j <B_j, x_{t-j}>` for every t, of shape (n,)."""
+        B_hat = torch.fft.rfft(B.T, self.n_fft)  # (d, n_freq)
+        parts = []
+        for first in range(0, self.n, self.chunk_size):
+            y_hat = (self._spectrum_of(first) * B_hat).sum(0)
+            past = self.horizon - 1
+            last = min(first + self.chunk_size, self.n) - first + past
+            parts.append(torch.fft.irfft(y_hat, self.n_fft)[past:last])
+        return torch.cat(parts)
+
+    def adjoint(self, r):
+        """Return Xi' r: `sum_t r_t x_{t-j}` for every lag j, of shape (h, d)."""
+        total = 0.0
+        padded = r.new_zeros(self.n_fft)
+        past = self.horizon - 1
+        for first in range(0, self.n, self.chunk_size):
+            here = r[first : first + self.chunk_size]
+            padded.zero_()
+            padded[past : past + len(here)] = here
+            total = total + self._spectrum_of(first).conj() * torch.fft.rfft(padded)
+        return torch.fft.irfft(total, self.n_fft)[:, : self.horizon].T
+
+    def columns(self, lags, features, first, last):
+        """Return columns of Xi, for the places from `first` to `last`, as rows."""
+        windows = self.series.unfold(1, last - first, 1)
+        return windows[features, self.horizon - 1 + first - lags]  # (c, last - first)
+
+    def blocks(self, n_columns):
+        """Yield places `(first, last)` at which columns do not take much memory."""
+        step = max(1, BLOCK_NUMBERS // max(1, n_columns))
+        for first in range(0, self.n, step):
+            yield first, min(first + step, self.n)
+
+    def gram(self, new, old, counted):
+        """Return products of columns, summed over the places that count.
+
+        `new` and `old` are pairs of tensors (lags, features).
+        """
+        total = 0.0
+        for first, last in self.blocks(len(new[0]) + len(old[0])):
+            left = self.columns(*new, first, last) * counted[first:last]
+            total = total + left @ self.columns(*old, first, last).T
+        return total
+
+    def weigh(self, pairs, values):
+        """Return products of columns with values at every place, (c, k) for (n, k)."""
+        total = 0.0
+        for first, last in self.blocks(len(pairs[0])):
+            total = total + self.columns(*pairs, first, last) @ values[first:last]
+        return total
+
+    def combine(self, pairs, coef):
+        """Return the columns' sum, weighted by coefficients, at every place."""
+        parts = [
+            coef @ self.columns(*pairs, first, last)
+            for first, last in self.blocks(len(pairs[0]))
+        ]
+        return torch.cat(parts)
+
+    def _spectrum_of(self, first):
+        return self._transform(first) if self._spectrum is None else self._spectrum
+
+    def _transform(self, first):
+        """Transform a chunk of places, and the h - 1 before them."""
+        last = first + self.chunk_size + self.horizon - 1
+        return torch.fft.rfft(self.series[:, first:last], self.n_fft)

@@ -1,0 +1,270 @@
+"""From rounds to a pattern: choose lags, least squares on them, rank one  (2302.00814).
+
+phi = w (x) theta  has  s + d - 1  unknowns instead of  s d,  and its error is
+sigma sqrt((s + d - 1) / T)  instead of  sigma sqrt(s d / T)
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .._solution import Solution
+from ._dependence_pattern import DependencePattern
+from ._lagged_problem import LaggedProblem, second_moment
+from ._select_lags import (
+    Rule,
+    htp,
+    lasso,
+    least_squares_statistics,
+    omp,
+    scaled_lasso,
+)
+from ._support_fit import add_groups, no_moments, prune, rank_one, solve, wald
+
+# Solvers whose penalty sees single features, so that they are scaled and not rotated.
+BY_ENTRY = ("lasso", "quarters")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a pattern is found; the estimator's docstring says what each means."""
+
+    solver: str
+    n_lags: int | None
+    alpha: float
+    max_lags: int
+    rank_one: bool
+    nonneg: bool
+    prewhiten: int
+    has_intercept: bool
+    chunk_size: int | None
+    max_iter: int
+    tol: float
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """A pattern, and what is known of it.
+
+    Attributes
+    ----------
+    pattern : DependencePattern
+        The pattern.
+    theta_cov : ndarray of shape (d, d)
+        Covariance of its direction.
+    x_mean : ndarray of shape (d,)
+        Mean context.
+    mean_reward : float
+        Expected reward if all contexts are like it.
+    noise_std : float
+        Standard deviation of what is left; NaN if no row is left to tell.
+    scores : ndarray of shape (h,)
+        Chi-square statistic of each lag; NaN where it was not tested.
+    threshold : float
+        What they had to exceed.
+    fitted : ndarray of shape (n,)
+        Expected reward at every place.
+    """
+
+    pattern: DependencePattern
+    theta_cov: np.ndarray
+    x_mean: np.ndarray
+    mean_reward: float
+    noise_std: float
+    scores: np.ndarray
+    threshold: float
+    fitted: np.ndarray
+
+
+def recover_pattern(series, horizon, recipe, on_iteration=lambda *_: False):
+    """Find the pattern by which rewards depend on contexts: `value` is `Recovered`.
+
+    `on_iteration(losses, so_far)` is called after each step; `so_far()` is what has
+    been found, and True ends the search.
+    """
+    white = recipe.rank_one and recipe.solver not in BY_ENTRY
+
+    def problem_of(series):
+        return LaggedProblem.of(
+            series,
+            horizon,
+            white=white,
+            by_feature=not recipe.rank_one,
+            has_intercept=recipe.has_intercept,
+            chunk_size=recipe.chunk_size,
+        )
+
+    if not (second_moment(series).any() and series.counted.any()):
+        return Solution(_nothing(series, horizon), 1, True, {"loss": [0.0]})
+    problem = tested = problem_of(series)
+    if recipe.prewhiten:
+        tested = problem_of(series.whitened(recipe.prewhiten))
+    rule = Rule.of(
+        tested,
+        n_lags=recipe.n_lags,
+        max_lags=recipe.max_lags,
+        alpha=recipe.alpha,
+        max_iter=recipe.max_iter,
+        tol=recipe.tol,
+    )
+
+    def watch(losses, coefficients):
+        def so_far():
+            B = coefficients().double().cpu().numpy()
+            pattern = _pattern(tested, B)
+            return _describe(series, problem, pattern, np.count_nonzero(B))
+
+        return on_iteration(losses, so_far)
+
+    if recipe.solver == "quarters":
+        return _by_lasso_alone(series, problem, rule, recipe, watch)
+    if recipe.solver == "omp":
+        chosen = omp(tested, rule, watch)
+    elif recipe.solver == "htp":
+        chosen = htp(tested, rule, watch)
+    else:
+        grouped = recipe.solver == "group_lasso"
+        chosen = lasso(tested, rule, watch, grouped=grouped)
+    moments = chosen.value
+    if recipe.n_lags is None:
+        moments = prune(moments, rule.threshold)
+    coef = solve(moments.gram, moments.cross)
+    scores = least_squares_statistics(tested, moments, coef)
+    groups = sorted(moments.groups)
+    if tested is problem:
+        moments = moments.keep(np.argsort(moments.groups))
+    else:
+        moments = add_groups(problem, no_moments(problem), groups)
+    coef = solve(moments.gram, moments.cross)
+    units = problem.units
+    if recipe.rank_one and groups:
+        answer = rank_one(moments, coef, nonneg=recipe.nonneg)
+        coef = np.outer(answer.w, answer.theta).ravel()
+        n_coef = len(answer.w) + len(answer.theta) - 1
+        theta, covariance = units @ answer.theta, units @ answer.covariance @ units.T
+    else:
+        n_coef = len(coef)
+        theta, covariance = _total(problem, moments, coef)
+    B = np.zeros((problem.n_groups, problem.group_size))
+    B[groups] = coef.reshape(len(groups), problem.group_size)
+    found = _describe(
+        series,
+        problem,
+        _pattern(problem, B.reshape(horizon, -1)),
+        n_coef,
+        _direction_cov(theta, covariance),
+        _by_lag(problem, scores),
+        rule.threshold,
+    )
+    return Solution(found, chosen.n_iter, chosen.converged, chosen.history)
+
+
+def _by_lasso_alone(series, problem, rule, recipe, watch):
+    """Take the pattern from the Lasso's coefficients, as the paper's algorithm does.
+
+    Its "Approach 1": theta is the leading right singular vector of the coefficients.
+    """
+    solution = scaled_lasso(problem, rule, watch, grouped=False)
+    B = solution.value.double().cpu().numpy()
+    n_coef = np.count_nonzero(B)
+    r = problem.residual(problem.contexts.forward(solution.value))
+    rows = problem.n_rows - recipe.has_intercept
+    variance = float(r.double().square().sum()) / max(1, rows - n_coef)
+    tiny = np.finfo(float).tiny
+    scores = problem.statistic(r, max(variance, tiny)).double().cpu().numpy()
+    if recipe.n_lags is not None:
+        sizes = np.square(B).sum(1)
+        B[np.argsort(sizes)[: -recipe.n_lags]] = 0.0
+    pattern = _pattern(problem, B)
+    if recipe.rank_one and len(pattern.support):
+        theta = np.linalg.svd(pattern.blocks, full_matrices=False)[2][0]
+        pattern = DependencePattern.rank_one(pattern.coef_matrix @ theta, theta)
+    found = _describe(
+        series,
+        problem,
+        pattern,
+        n_coef,
+        scores=_by_lag(problem, scores),
+        threshold=rule.threshold,
+    )
+    return Solution(found, solution.n_iter, solution.converged, solution.history)
+
+
+def _pattern(problem, B):
+    """Return coefficients (h, r) in the units of the data."""
+    phi = B @ problem.units.T  # (h, d)
+    support = np.flatnonzero(phi.any(axis=1))
+    return DependencePattern(support, phi[support], problem.horizon)
+
+
+def _describe(
+    series, problem, pattern, n_coef, theta_cov=None, scores=None, threshold=np.nan
+):
+    """Return a pattern with what it leaves unexplained; theta_cov for unit noise."""
+    fitted = pattern.rewards(_numpy(series.x))
+    left = (_numpy(series.y) - fitted) * _numpy(series.counted)
+    intercept = left.sum() / problem.n_rows if problem.has_intercept else 0.0
+    rss = float(np.square(left - intercept * _numpy(series.counted)).sum())
+    n_free = problem.n_rows - problem.has_intercept - n_coef
+    variance = rss / n_free if n_free > 0 else np.nan
+    d = pattern.n_features
+    unknown = np.full((d, d), np.nan)
+    return Recovered(
+        pattern,
+        unknown if theta_cov is None else theta_cov * variance,
+        series.x_mean,
+        float(series.y_mean + intercept),
+        float(np.sqrt(variance)),
+        np.full(problem.horizon, np.nan) if scores is None else scores,
+        threshold,
+        fitted + intercept + series.y_mean,
+    )
+
+
+def _numpy(tensor):
+    return tensor.double().cpu().numpy()
+
+
+def _nothing(series, horizon):
+    """Return the pattern of contexts that do not vary, or of no reward at all."""
+    d, n = len(series.x_mean), float(series.counted.sum())
+    pattern = DependencePattern(np.zeros(0, dtype=int), np.zeros((0, d)), horizon)
+    rss = float(series.y.double().square().sum())
+    return Recovered(
+        pattern,
+        np.full((d, d), np.nan),
+        series.x_mean,
+        series.y_mean,
+        float(np.sqrt(rss / (n - 1))) if n > 1 else np.nan,
+        np.full(horizon, np.nan),
+        np.nan,
+        np.full(len(series.y), series.y_mean),
+    )
+
+
+def _total(problem, moments, coef):
+    """Return the sum of all blocks, and its covariance for noise of variance one."""
+    _, features = problem.pairs(moments.groups)
+    units = problem.units[:, features.cpu().numpy()]  # (d, c)
+    if len(coef) == 0:
+        return np.zeros(len(units)), np.zeros((len(units), len(units)))
+    return units @ coef, units @ wald(moments)[1] @ units.T
+
+
+def _direction_cov(vector, covariance):
+    """Return the covariance of a vector's direction, from that of the vector."""
+    length = np.linalg.norm(vector)
+    if length == 0:
+        return np.full_like(covariance, np.nan)
+    across = np.eye(len(vector)) - np.outer(vector, vector) / length**2
+    return across @ covariance @ across / length**2
+
+
+def _by_lag(problem, scores):
+    """Return statistics as (h,), or as (h, d) if each feature has lags of its own."""
+    if not problem.by_feature:
+        return scores
+    table = np.full((problem.horizon, len(problem.units)), np.nan)
+    varying = np.flatnonzero(problem.units.any(axis=1))
+    table[:, varying] = scores.reshape(problem.horizon, -1)
+    return table
