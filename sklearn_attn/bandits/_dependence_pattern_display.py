@@ -141,9 +141,10 @@ class DependencePatternDisplay:
 
     def _draw_scores(self, ax: "Axes") -> None:
         scores = np.asarray(self.lag_scores, dtype=float)
-        tested = ~np.isnan(scores.reshape(len(scores), -1)).all(axis=1)
-        lags = np.flatnonzero(tested)
-        scores = np.nanmax(scores[tested].reshape(len(lags), -1), axis=1, initial=0)
+        if scores.ndim > 1:  # of each feature; fmax passes over NaN
+            scores = np.fmax.reduce(scores, axis=1)
+        lags = np.flatnonzero(~np.isnan(scores))
+        scores = scores[lags]
         chosen = np.isin(lags, self.support)
         self.scores_ = ax.vlines(
             lags,

@@ -143,6 +143,8 @@ class LaggedProblem:
         Rewards, and where they count.
     units : ndarray of shape (d, r)
         Contexts times this are the rows of Xi.
+    there : LaggedContexts
+        The same with a single feature that is 1 where there is a context.
     n_at_lag : torch.Tensor of shape (h,)
         Rewards with a context so long ago.
     n_rows : int
@@ -157,6 +159,7 @@ class LaggedProblem:
     y: torch.Tensor
     counted: torch.Tensor
     units: np.ndarray
+    there: LaggedContexts
     n_at_lag: torch.Tensor
     n_rows: int
     has_intercept: bool
@@ -182,6 +185,7 @@ class LaggedProblem:
             series.y,
             series.counted,
             units,
+            there,
             there.adjoint(series.counted)[:, 0].round(),
             int(series.counted.sum()),
             has_intercept,
@@ -229,13 +233,20 @@ class LaggedProblem:
         """Return coefficients (h, d) as (n_groups, group_size)."""
         return B.reshape(self.n_groups, self.group_size)
 
-    def statistic(self, r, variance):
-        """Return how much each group explains of a residual: chi-square if nothing."""
+    def statistic(self, r, n_used):
+        """Return how much each group explains of a residual: chi-square if nothing.
+
+        Given the residual, products with white contexts are normal with the variance
+        `sum_t r_t^2`, over the rows that have a context so long ago: many or few.
+        `n_used` coefficients were fitted before, which made the residual smaller.
+        """
         G = self.contexts.adjoint(r)  # (h, d)
         if self.metric is not None:
             G = G @ self.metric
-        per_lag = self.n_at_lag.clamp(min=1.0) * variance
-        return (self.groups_of(G).square().sum(1)) / per_lag.repeat_interleave(
+        n_free = self.n_rows - self.has_intercept
+        energy = self.there.adjoint(r.square())[:, 0] * n_free / max(1, n_free - n_used)
+        energy = energy.clamp(min=torch.finfo(r.dtype).tiny)
+        return (self.groups_of(G).square().sum(1)) / energy.repeat_interleave(
             self.n_groups // self.horizon
         )
 

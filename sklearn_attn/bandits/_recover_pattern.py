@@ -168,10 +168,7 @@ def _by_lasso_alone(series, problem, rule, recipe, watch):
     B = solution.value.double().cpu().numpy()
     n_coef = np.count_nonzero(B)
     r = problem.residual(problem.contexts.forward(solution.value))
-    rows = problem.n_rows - recipe.has_intercept
-    variance = float(r.double().square().sum()) / max(1, rows - n_coef)
-    tiny = np.finfo(float).tiny
-    scores = problem.statistic(r, max(variance, tiny)).double().cpu().numpy()
+    scores = _numpy(problem.statistic(r, n_coef))
     if recipe.n_lags is not None:
         sizes = np.square(B).sum(1)
         B[np.argsort(sizes)[: -recipe.n_lags]] = 0.0

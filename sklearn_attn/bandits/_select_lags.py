@@ -1,6 +1,6 @@
 """Which lags matter: group OMP, hard-thresholding pursuit, and the Lasso  (2302.00814).
 
-    OMP   add argmax_j ||X_{-j}' r||^2 / (n_j v)  while it exceeds a chi-square quantile
+    OMP   add argmax_j ||X_{-j}' r||^2 / sum r^2  while it exceeds a chi-square quantile
     HTP   B <- HT_s(B + X' r / n), least squares on its support, until that repeats
     Lasso min 1/(2n) ||y - Xi B||^2 + penalty * (sum of entries, or of norms of lags)
 
@@ -13,7 +13,9 @@ from functools import partial
 
 import numpy as np
 import torch
+from scipy.special import comb
 from scipy.stats import chi2
+from scipy.stats import f as f_law
 
 from .._solution import Solution
 from ._support_fit import add_groups, no_moments, prune, solve, wald
@@ -23,6 +25,8 @@ from ._support_fit import add_groups, no_moments, prune, solve, wald
 PENALTY_SCALE = 0.5
 # The noise level and the Lasso's fit are found in turn, until the level stays the same.
 NOISE_ROUNDS, NOISE_TOL = 8, 0.02
+# How many groups OMP looks ahead, and the part of the level that is spent on it.
+LOOK_AHEAD, AHEAD_SHARE = 4, 0.5
 # Steps of the power method, and the margin by which its lower bound is raised.
 POWER_STEPS, POWER_MARGIN = 20, 1.1
 
@@ -37,14 +41,15 @@ class Rule:
         How many are wanted; None is as many as the tests find.
     most : int
         The most that may be chosen, of each feature if each has lags of its own.
-    threshold : float
-        What a chi-square statistic must exceed.
+    alpha, threshold : float
+        Level of all tests together, and what a chi-square statistic must exceed.
     max_iter, tol : int, float
         Limit and tolerance of iterations.
     """
 
     n_lags: int | None
     most: int
+    alpha: float
     threshold: float
     max_iter: int
     tol: float
@@ -62,7 +67,8 @@ class Rule:
         return cls(
             n_lags,
             max(1, min(most, n_open, rows // (2 * max(1, per_lag)))),
-            float(chi2.isf(alpha / n_open, max(1, degrees))),
+            alpha,
+            float(chi2.isf((1 - AHEAD_SHARE) * alpha / n_open, max(1, degrees))),
             max_iter,
             tol,
         )
@@ -71,36 +77,58 @@ class Rule:
 def omp(problem, rule, watch):
     """Add the group with the largest statistic, refit, and go on with the residual.
 
+    Where several groups matter, what the others explain hides each of them. So the
+    search looks a few groups ahead, and takes them if all together pass a test that
+    allows for every choice of as many.
+
     `watch(losses, coefficients)` is called after each step here and below, with a
     function that returns coefficients (h, d); True from it ends the search.
     """
-    moments = no_moments(problem)
+    taken = moments = no_moments(problem)
     r = problem.residual(torch.zeros_like(problem.y))
     is_open, owners = problem.is_open.clone(), problem.owners
     counts = torch.zeros(int(owners.max()) + 1, dtype=torch.long, device=owners.device)
+    n_open = int(is_open.sum())
+    rss = moments.yy
     # below it, what is left is rounding, in which there is nothing to find
     rounding = torch.finfo(r.dtype).eps * moments.yy
     losses = [moments.yy / max(1, problem.n_rows)]
     while bool(is_open.any()):
-        rss = float(r.double().square().sum())
-        n_left = moments.n_free - len(moments.cross)
-        if rss <= rounding or n_left < 1:
+        if rss <= rounding or len(moments.cross) >= moments.n_free:
             break
-        scores = problem.statistic(r, rss / n_left)
+        scores = problem.statistic(r, len(moments.cross))
         scores[~is_open] = -torch.inf
         j = int(scores.argmax())
-        if rule.n_lags is None and scores[j] <= rule.threshold:
-            break
+        is_sure = rule.n_lags is not None
+        is_sure |= moments is taken and bool(scores[j] > rule.threshold)
         moments = add_groups(problem, moments, [j])
         coef = solve(moments.gram, moments.cross)
         r = problem.residual(_fitted(problem, moments.groups, coef))
-        losses.append(float(r.double().square().sum()) / problem.n_rows)
+        rss = float(r.double().square().sum())
         is_open[j] = False
         counts[owners[j]] += 1
         is_open &= counts[owners] < rule.most
-        if watch(losses, partial(_spread, problem, moments.groups, coef)):
+        if is_sure or _pass_together(taken, moments, rss, n_open, rule.alpha):
+            taken = moments
+            losses.append(rss / problem.n_rows)
+            if watch(losses, partial(_spread, problem, taken.groups, coef)):
+                break
+        elif len(moments.groups) - len(taken.groups) == LOOK_AHEAD:
             break
-    return Solution(moments, len(losses), True, {"loss": losses})
+    return Solution(taken, len(losses), True, {"loss": losses})
+
+
+def _pass_together(taken, moments, rss, n_open, alpha):
+    """Test the groups beyond those taken: an F-test for the best of all choices."""
+    k = len(moments.groups) - len(taken.groups)
+    n_left = moments.n_free - len(moments.cross)
+    if k == 1 or n_left < 1:
+        return False
+    gain = taken.rss(solve(taken.gram, taken.cross)) - rss
+    n_new = len(moments.cross) - len(taken.cross)
+    level = alpha * AHEAD_SHARE / (LOOK_AHEAD - 1) / comb(n_open, k)
+    # a level too small for floats is one that nothing passes
+    return gain * n_left > rss * n_new * f_law.isf(level, n_new, n_left)
 
 
 def htp(problem, rule, watch):
@@ -249,9 +277,8 @@ def least_squares_statistics(problem, moments, coef):
     r = problem.residual(_fitted(problem, moments.groups, coef))
     rss = float(r.double().square().sum())
     variance = rss / max(1, moments.n_free - len(coef))
-    if variance <= 0:
-        variance = np.finfo(float).tiny
-    scores = problem.statistic(r, variance).double().cpu().numpy()
+    variance = max(variance, np.finfo(float).tiny)
+    scores = problem.statistic(r, len(coef)).double().cpu().numpy()
     scores[~problem.is_open.cpu().numpy()] = np.nan
     if moments.groups:
         scores[list(moments.groups)] = wald(moments)[2] / variance

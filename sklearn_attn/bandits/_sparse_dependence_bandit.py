@@ -201,9 +201,10 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
     :class:`~sklearn.model_selection.TimeSeriesSplit`: folds that are shuffled tear the
     past away from the rewards that it explains.
 
-    The model keeps the rounds that it has seen, for fits to come. Rows beyond half of
-    the longest trajectory tell too little of a lag, so that longer ones are not looked
-    at.
+    The model keeps the rounds that it has seen, for fits to come. Of a table, lags up
+    to half of the longest trajectory are looked at: for longer ones, what came before
+    the table is missing in most rows. In play nothing came before, and a lag is looked
+    at as soon as four rounds for each feature tell of it.
 
     References
     ----------
@@ -806,7 +807,8 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
     def _refit(self):
         """Fit to the rounds that were played, or to those of the epoch."""
         first = self._epoch_start if self.solver == "quarters" else 0
-        self._learn(first, getattr(self, "theta_", None), lambda *_: False)
+        like = getattr(self, "theta_", None)
+        self._learn(first, like, lambda *_: False, share=1)
 
     def _learn_and_report(self, X, y):
         """Fit to all rounds, and tell callbacks of it."""
@@ -844,8 +846,11 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
         root.call_on_fit_task_end(**data)
         return found
 
-    def _learn(self, first, like, on_iteration):
-        """Fit to rounds from `first` on; copy the answer; return what to warn of."""
+    def _learn(self, first, like, on_iteration, share=2):
+        """Fit to rounds from `first` on; copy the answer; return what to warn of.
+
+        Lags are looked at up to the longest trajectory divided by `share`.
+        """
         x, y, codes = self._log.part(first, self._log.n)
         seen = ~np.isnan(y)
         if not seen.any():
@@ -857,8 +862,8 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
         longest = int(lengths.max())
         too_few = seen.sum() < 2 * x.shape[1] + 2
         n_lags = None if self.n_lags == "auto" else self.n_lags
-        parts = N_QUARTERS if self.solver == "quarters" else 2
-        horizon = min(self.horizon, max(1, longest // parts))
+        share = N_QUARTERS if self.solver == "quarters" else share
+        horizon = min(self.horizon, max(1, longest // share))
         if too_few:
             horizon = n_lags = 1
         elif n_lags is not None:
@@ -920,7 +925,7 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
             "is_constant": is_constant,
             "too_few": too_few,
             "horizon": horizon,
-            "cut": "half" if parts == 2 else "a quarter",
+            "cut": "a quarter" if share == N_QUARTERS else "half",
         }
 
     def _warn(self, found, *, depth):
