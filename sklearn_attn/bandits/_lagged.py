@@ -93,23 +93,19 @@ class LaggedContexts:
         for first in range(0, self.n, step):
             yield first, min(first + step, self.n)
 
-    def gram(self, new, old, counted):
-        """Return products of columns, summed over the places that count.
+    def products(self, pairs, n_new, weights):
+        """Return products of the last `n_new` columns with all, and with weights.
 
-        `new` and `old` are pairs of tensors (lags, features).
+        `pairs` is a pair of tensors (lags, features); `weights` has shape (n, k), and
+        its last column says where columns count. One pass over the columns.
         """
-        total = 0.0
-        for first, last in self.blocks(len(new[0]) + len(old[0])):
-            left = self.columns(*new, first, last) * counted[first:last]
-            total = total + left @ self.columns(*old, first, last).T
-        return total
-
-    def weigh(self, pairs, values):
-        """Return products of columns with values at every place, (c, k) for (n, k)."""
-        total = 0.0
+        with_all = with_weights = 0.0
         for first, last in self.blocks(len(pairs[0])):
-            total = total + self.columns(*pairs, first, last) @ values[first:last]
-        return total
+            Z = self.columns(*pairs, first, last)
+            new, here = Z[-n_new:], weights[first:last]
+            with_all = with_all + (new * here[:, -1]) @ Z.T
+            with_weights = with_weights + new @ here
+        return with_all, with_weights
 
     def combine(self, pairs, coef):
         """Return the columns' sum, weighted by coefficients, at every place."""

@@ -5,6 +5,7 @@ average, and a model without the mean mistakes it for an effect of every lag.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -193,6 +194,11 @@ class LaggedProblem:
             metric,
         )
 
+    @cached_property
+    def values(self):
+        """Rewards and where they count, side by side."""
+        return torch.stack([self.y, self.counted], dim=1)
+
     @property
     def horizon(self):
         return self.contexts.horizon
@@ -223,11 +229,10 @@ class LaggedProblem:
 
     def pairs(self, groups):
         """Return lags and features of the columns of some groups."""
-        d = self.contexts.d
         columns = np.asarray(groups, dtype=np.int64)[:, None] * self.group_size
         columns = (columns + np.arange(self.group_size)).ravel()
-        columns = torch.as_tensor(columns, device=self.y.device)
-        return columns // d, columns % d
+        pairs = torch.from_numpy(np.stack(np.divmod(columns, self.contexts.d)))
+        return tuple(pairs.to(self.y.device))
 
     def groups_of(self, B):
         """Return coefficients (h, d) as (n_groups, group_size)."""

@@ -37,23 +37,24 @@ class RoundLog:
         return self._store.codes[: self.n]
 
     def add(self, x, y, labels):
-        """Return a log with further rounds; `labels` names the trajectory of each."""
-        names, codes = list(self.labels), []
-        known = {label: code for code, label in enumerate(names)}
-        for label in labels:
-            if label not in known:
-                known[label] = len(names)
-                names.append(label)
-            codes.append(known[label])
+        """Return a log with further rounds; `labels` names the trajectory of each.
+
+        A tuple is the name of the one trajectory of all.
+        """
+        codes = {label: code for code, label in enumerate(self.labels)}
+        if isinstance(labels, tuple):
+            code = codes.setdefault(labels, len(codes))
+        else:
+            code = [codes.setdefault(label, len(codes)) for label in labels]
         store, n = self._store, self.n + len(x)
         if store.used != self.n or n > len(store.y):
             store = _Store(self.x.shape[1], max(2 * self.n, n))
             rows = slice(0, self.n)
             store.x[rows], store.y[rows], store.codes[rows] = self.x, self.y, self.codes
         rows = slice(self.n, n)
-        store.x[rows], store.y[rows], store.codes[rows] = x, y, codes
+        store.x[rows], store.y[rows], store.codes[rows] = x, y, code
         store.used = n
-        return RoundLog(store, n, tuple(names))
+        return RoundLog(store, n, tuple(codes))
 
     def part(self, first, last):
         """Return contexts, rewards and trajectories of some rounds."""

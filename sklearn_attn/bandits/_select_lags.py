@@ -27,6 +27,8 @@ PENALTY_SCALE = 0.5
 NOISE_ROUNDS, NOISE_TOL = 8, 0.02
 # How many groups OMP looks ahead, and the part of the level that is spent on it.
 LOOK_AHEAD, AHEAD_SHARE = 4, 0.5
+# By how much the gains of single groups are raised to see whether looking ahead pays.
+AHEAD_SLACK = 1.1
 # Steps of the power method, and the margin by which its lower bound is raised.
 POWER_STEPS, POWER_MARGIN = 20, 1.1
 
@@ -100,7 +102,10 @@ def omp(problem, rule, watch):
         scores[~is_open] = -torch.inf
         j = int(scores.argmax())
         is_sure = rule.n_lags is not None
-        is_sure |= moments is taken and bool(scores[j] > rule.threshold)
+        if not is_sure and moments is taken:
+            is_sure = bool(scores[j] > rule.threshold)
+            if not (is_sure or _might_pass(scores, moments, n_open, rule.alpha)):
+                break
         moments = add_groups(problem, moments, [j])
         coef = solve(moments.gram, moments.cross)
         r = problem.residual(_fitted(problem, moments.groups, coef))
@@ -121,14 +126,39 @@ def omp(problem, rule, watch):
 def _pass_together(taken, moments, rss, n_open, alpha):
     """Test the groups beyond those taken: an F-test for the best of all choices."""
     k = len(moments.groups) - len(taken.groups)
-    n_left = moments.n_free - len(moments.cross)
-    if k == 1 or n_left < 1:
+    if k == 1:
         return False
     gain = taken.rss(solve(taken.gram, taken.cross)) - rss
     n_new = len(moments.cross) - len(taken.cross)
+    n_left = moments.n_free - len(moments.cross)
+    return gain > rss * _least_gain(k, n_new, n_left, n_open, alpha)
+
+
+def _might_pass(scores, moments, n_open, alpha):
+    """Tell whether some of the largest could pass if they explained different things.
+
+    Lags that correlate may explain more together than one by one: hence the slack.
+    """
+    m = moments.size() or 1
+    largest = scores.topk(min(LOOK_AHEAD, len(scores))).values.clamp(min=0).tolist()
+    n_left = moments.n_free - len(moments.cross)
+    for k in range(2, len(largest) + 1):
+        gain = AHEAD_SLACK * sum(largest[:k]) / n_left  # of the residual's squares
+        left = n_left - k * m
+        if left > 0 and gain > max(0, 1 - gain) * _least_gain(
+            k, k * m, left, n_open, alpha
+        ):
+            return True
+    return False
+
+
+def _least_gain(k, n_new, n_left, n_open, alpha):
+    """Return what k of all groups must explain together, relative to what they leave."""
+    if n_left < 1 or k > n_open:
+        return np.inf
     level = alpha * AHEAD_SHARE / (LOOK_AHEAD - 1) / comb(n_open, k)
     # a level too small for floats is one that nothing passes
-    return gain * n_left > rss * n_new * f_law.isf(level, n_new, n_left)
+    return n_new / n_left * f_law.isf(level, n_new, n_left)
 
 
 def htp(problem, rule, watch):

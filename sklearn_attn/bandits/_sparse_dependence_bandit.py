@@ -340,7 +340,7 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
         self._check_settings()
         rounds = self._rounds(X, y, groups, reset=True, min_rounds=2, depth=6)
         self._begin(rounds.x.shape[1])
-        self._log = self._log.add(rounds.x, rounds.y, self._labels(rounds))
+        self._log = self._log.add(rounds.x, rounds.y, rounds.labels or self._current)
         self._is_single = _is_single(X)
         self._warn(self._learn_and_report(X, y), depth=6)
         return self
@@ -376,7 +376,7 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
         rounds = self._rounds(X, y, groups, reset=first, depth=6)
         if first:
             self._begin(rounds.x.shape[1])
-        self._log = self._log.add(rounds.x, rounds.y, self._labels(rounds))
+        self._log = self._log.add(rounds.x, rounds.y, rounds.labels or self._current)
         self._is_single = _is_single(X)
         self._learn_and_report(X, y)
         return self
@@ -412,7 +412,9 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
         check_same_namespace(X, self, attribute="theta_", method="predict")
         rounds = self._rounds(X, groups=groups, reset=False, depth=3)
         rows_of = {}
-        for row, label in enumerate(self._labels(rounds)):
+        if rounds.labels is None:
+            rows_of[self._current] = np.arange(len(rounds.x))
+        for row, label in enumerate(rounds.labels or ()):
             rows_of.setdefault(label, []).append(row)
         is_auto = isinstance(X_history, str)
         if is_auto and X_history != "auto":
@@ -651,7 +653,7 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
         if getattr(self, "_pending", None) is None:
             raise ValueError("observe() needs an action before it: call act() first.")
         reward = check_reward(reward, allow_missing=self.allow_missing_y)
-        self._log = self._log.add([self._pending], [reward], [self._current])
+        self._log = self._log.add([self._pending], [reward], self._current)
         self._pending = None
         if self._log.n >= self._refit_at:
             self._refit()
@@ -756,10 +758,6 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
             **kwargs,
         )
 
-    def _labels(self, rounds):
-        """Name the trajectory of each round."""
-        return rounds.labels or [self._current] * len(rounds.x)
-
     def _begin(self, n_features):
         """Forget all rounds."""
         self._log = RoundLog.empty(n_features)
@@ -812,7 +810,8 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
 
     def _learn_and_report(self, X, y):
         """Fit to all rounds, and tell callbacks of it."""
-        self._current = self._log.labels[self._log.codes[-1]]
+        label = self._log.labels[self._log.codes[-1]]
+        self._current = label
         limit = self.max_iter
         if self.solver == "omp":
             limit = self.max_lags if self.n_lags == "auto" else self.n_lags

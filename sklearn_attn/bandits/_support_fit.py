@@ -10,8 +10,8 @@ looks at the data.
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from scipy.linalg import LinAlgError, cho_factor, cho_solve, pinvh
+from scipy.linalg import pinvh
+from scipy.linalg.lapack import dpotrf, dpotrs
 from scipy.optimize import nnls
 
 # Pivots of the Cholesky factor smaller than this, relative to the diagonal, are noise.
@@ -85,20 +85,23 @@ def no_moments(problem):
 
 def add_groups(problem, moments, groups):
     """Return what is known with further groups: one pass over their columns."""
-    contexts, counted = problem.contexts, problem.counted
-    new = problem.pairs(groups)
-    old = problem.pairs(moments.groups)
-    both = tuple(torch.cat(parts) for parts in zip(old, new))
-    products = _numpy(contexts.gram(new, both, counted))
-    with_values = contexts.weigh(new, torch.stack([problem.y, counted], dim=1))
-    cross, sums = _numpy(with_values).T
+    groups = tuple(map(int, groups))
+    if not groups:
+        return moments
+    products, with_weights = problem.contexts.products(
+        problem.pairs(moments.groups + groups),
+        len(groups) * problem.group_size,
+        problem.values,
+    )
+    products = _numpy(products)
+    cross, sums = _numpy(with_weights).T
     all_sums = np.append(moments.sums, sums)
     if problem.has_intercept:  # y has mean zero, so that its products are centred
         products = products - np.outer(sums, all_sums) / problem.n_rows
     c = len(moments.cross)
     gram = np.block([[moments.gram, products[:, :c].T], [products]])
     return Moments(
-        (*moments.groups, *map(int, groups)),
+        moments.groups + groups,
         gram,
         np.append(moments.cross, cross),
         all_sums,
@@ -112,7 +115,7 @@ def solve(gram, cross):
     correlation, scale = _unit_diagonal(gram)
     factor = _factor(correlation)
     if factor is not None:
-        return cho_solve(factor, cross / scale) / scale
+        return dpotrs(factor, cross / scale, lower=True)[0] / scale
     return pinvh(correlation, rtol=PIVOT**2) @ (cross / scale) / scale
 
 
@@ -121,7 +124,7 @@ def inverse(gram):
     correlation, scale = _unit_diagonal(gram)
     factor = _factor(correlation)
     if factor is not None:
-        found = cho_solve(factor, np.eye(len(gram)))
+        found = dpotrs(factor, np.eye(len(gram)), lower=True)[0]
     else:
         found = pinvh(correlation, rtol=PIVOT**2)
     return found / np.outer(scale, scale)
@@ -137,11 +140,8 @@ def _factor(correlation):
     """Return the Cholesky factor; None if it would be mostly rounding."""
     if len(correlation) == 0:
         return None
-    try:
-        factor = cho_factor(correlation, lower=True)
-    except LinAlgError:
-        return None
-    return factor if np.diag(factor[0]).min() > PIVOT else None
+    factor, failed = dpotrf(correlation, lower=True)
+    return None if failed or np.diag(factor).min() <= PIVOT else factor
 
 
 def wald(moments):

@@ -47,27 +47,26 @@ def test_columns_and_their_products_are_those_of_the_matrix():
     columns, other = Xi[:, *new].T, Xi[:, *old].T
     torch.testing.assert_close(contexts.columns(*new, 0, 30), columns)
     torch.testing.assert_close(contexts.columns(*new, 11, 17), columns[:, 11:17])
-    torch.testing.assert_close(
-        contexts.gram(new, old, counted), (columns * counted) @ other.T
-    )
-    values, coef = draw(30, 2, seed=4), draw(3, seed=5)
-    torch.testing.assert_close(contexts.weigh(new, values), columns @ values)
+    pairs = tuple(torch.cat(parts) for parts in zip(old, new))
+    everything = torch.cat([other, columns])
+    weights = torch.stack([draw(30, seed=4), counted], dim=1)
+    with_all, with_weights = contexts.products(pairs, 3, weights)
+    torch.testing.assert_close(with_all, (columns * counted) @ everything.T)
+    torch.testing.assert_close(with_weights, columns @ weights)
+    coef = draw(3, seed=5)
     torch.testing.assert_close(contexts.combine(new, coef), coef @ columns)
 
 
 def test_blocks_of_columns_change_nothing(monkeypatch):
-    x, r = draw(50, 2), draw(50, 1, seed=1)
-    pairs, counted = (
-        (torch.tensor([0, 4]), torch.tensor([1, 0])),
-        torch.ones(50).double(),
-    )
-    contexts = LaggedContexts(x, 6)
-    whole = contexts.gram(pairs, pairs, counted), contexts.weigh(pairs, r)
-    combined = contexts.combine(pairs, r[:2, 0])
-    monkeypatch.setattr("sklearn_attn.bandits._lagged.BLOCK_NUMBERS", 14)
-    torch.testing.assert_close(contexts.gram(pairs, pairs, counted), whole[0])
-    torch.testing.assert_close(contexts.weigh(pairs, r), whole[1])
-    torch.testing.assert_close(contexts.combine(pairs, r[:2, 0]), combined)
+    x, weights = draw(50, 2), torch.ones(50, 1).double()
+    pairs = torch.tensor([0, 4, 2]), torch.tensor([1, 0, 0])
+    contexts, coef = LaggedContexts(x, 6), draw(3, seed=1)
+    whole = contexts.products(pairs, 2, weights)
+    combined = contexts.combine(pairs, coef)
+    monkeypatch.setattr("sklearn_attn.bandits._lagged.BLOCK_NUMBERS", 21)
+    for part, expected in zip(contexts.products(pairs, 2, weights), whole):
+        torch.testing.assert_close(part, expected)
+    torch.testing.assert_close(contexts.combine(pairs, coef), combined)
 
 
 def test_spectra_that_do_not_fit_into_memory_are_made_again(monkeypatch):
