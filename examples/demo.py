@@ -25,10 +25,12 @@ from demo_jobs import (
     N_SETTINGS,
     attention_svm,
     bilinear,
+    long_horizon,
     manifold_ode,
     prompt_attention,
 )
 from demo_jobs.bilinear import converter
+from demo_jobs.long_horizon import late_digits
 from demo_jobs.manifold_ode import macrospin
 from demo_jobs.prompt_attention import digit_needles
 from demo_jobs.tasks import breast_cancer, digit_bags
@@ -42,8 +44,9 @@ TASKS = {
     digit_needles: {"n_train": 200, "n_test": 200, "n_folds": 3},
     converter: {"n_train": 500, "n_test": 500, "n_folds": 3},
     macrospin: {"n_folds": 3},
+    late_digits: {"n_train": 500, "n_test": 200, "n_folds": 3},
 }
-ESTIMATORS = [attention_svm, prompt_attention, bilinear, manifold_ode]
+ESTIMATORS = [attention_svm, prompt_attention, bilinear, manifold_ode, long_horizon]
 
 PROTOCOL = (
     "All are fitted to the same folds. On the training samples of each, each is tuned\n"

@@ -11,15 +11,18 @@ from demo_jobs import (
     N_SETTINGS,
     attention_svm,
     bilinear,
+    long_horizon,
     manifold_ode,
     prompt_attention,
 )
 from demo_jobs.bilinear import converter
+from demo_jobs.long_horizon import LaggedRegressor, late_digits
 from demo_jobs.manifold_ode import macrospin
 from demo_jobs.mi_svm import MISVMClassifier
 from demo_jobs.prompt_attention import digit_needles
 from demo_jobs.tasks import breast_cancer, digit_bags
 from sklearn.base import clone
+from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import ParameterGrid
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
@@ -30,9 +33,17 @@ PICTURES = {
     "prompt_attention.png",
     "converter.png",
     "macrospin.png",
+    "delays.png",
 }
-ESTIMATORS = [attention_svm, prompt_attention, bilinear, manifold_ode]
-ALL_TASKS = ["digit_bags", "breast_cancer", "digit_needles", "converter", "macrospin"]
+ESTIMATORS = [attention_svm, prompt_attention, bilinear, manifold_ode, long_horizon]
+ALL_TASKS = [
+    "digit_bags",
+    "breast_cancer",
+    "digit_needles",
+    "converter",
+    "macrospin",
+    "late_digits",
+]
 TABLES = {"comparison.csv", "comparison.html"}
 
 
@@ -45,6 +56,7 @@ def tiny_tasks():
         digit_needles(**sizes),
         converter(**sizes),
         macrospin(**sizes),
+        late_digits(**sizes),
     ]
 
 
@@ -114,7 +126,7 @@ def test_every_candidate_is_tuned_over_as_many_settings(tiny_tasks):
         candidates = [*task.baselines.values(), *filter(None, ours)]
         sizes = [len(ParameterGrid(search.param_grid)) for search in candidates]
         assert sizes == [N_SETTINGS] * len(candidates)
-        assert len({search.cv for search in candidates}) == 1
+        assert len({str(search.cv) for search in candidates}) == 1
 
 
 @parametrize_with_checks([MISVMClassifier(), MISVMClassifier(symmetric=True)])
@@ -143,3 +155,18 @@ def test_mi_svm_scores_a_bag_by_its_best_token():
     # the same tokens in another order are the same bag
     turned = np.roll(X, 1, axis=1).reshape(80, -1)
     np.testing.assert_allclose(model.decision_function(turned), best)
+
+
+def test_rows_that_pay_later_are_trained_on_before_they_are_tested_on():
+    task = late_digits(n_train=40, n_test=20, n_folds=2)
+    for train, test in task.cv:
+        assert np.array_equal(np.diff([*train, *test]), np.ones(59))
+    assert task.cv[0][1][-1] < task.cv[1][0][0]  # of a series of its own
+
+
+def test_lagged_rows_are_those_before_also_of_the_first_test_row():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 2))
+    y = np.concatenate([np.zeros(3), X[:-3, 1]])
+    model = LaggedRegressor(LinearRegression(), horizon=5).fit(X[:40], y[:40])
+    np.testing.assert_allclose(model.predict(X[40:]), y[40:], atol=1e-12)

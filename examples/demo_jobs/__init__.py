@@ -14,7 +14,7 @@ A task that comes with an estimator is a function in the same module, which retu
 
 from dataclasses import dataclass
 
-from sklearn.model_selection import GridSearchCV, ParameterGrid
+from sklearn.model_selection import GridSearchCV, ParameterGrid, TimeSeriesSplit
 
 N_SETTINGS = 4  # of every candidate alike
 N_TUNING_FOLDS = 3
@@ -34,7 +34,11 @@ class Task:
     scoring: str = "accuracy"
 
 
-def tuned(estimator, **grid):
-    """Search a grid by cross-validation on the training samples of a fold."""
+def tuned(estimator, *, in_time=False, **grid):
+    """Search a grid by cross-validation on the training samples of a fold.
+
+    With `in_time`, samples are validated after those that they are trained on.
+    """
     assert len(ParameterGrid(grid)) == N_SETTINGS
-    return GridSearchCV(estimator, grid, cv=N_TUNING_FOLDS)
+    cv = TimeSeriesSplit(N_TUNING_FOLDS) if in_time else N_TUNING_FOLDS
+    return GridSearchCV(estimator, grid, cv=cv)

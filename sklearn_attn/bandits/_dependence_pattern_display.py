@@ -18,6 +18,8 @@ CHOSEN_COLOR, OTHER_COLOR, LIMIT_COLOR = "#0072B2", "0.65", "#D55E00"
 FIGURE_INCHES = (9.0, 5.0)
 # Lags that are named by their number at most, the strongest.
 MOST_NAMED = 8
+# How much higher than the largest statistic the axis goes.
+HEADROOM = 4
 
 
 class DependencePatternDisplay:
@@ -171,8 +173,9 @@ class DependencePatternDisplay:
             self.lag_threshold, color=LIMIT_COLOR, ls="--", lw=1, label=label
         )
         ax.set_yscale("symlog", linthresh=max(1.0, np.nan_to_num(self.lag_threshold)))
-        ax.set_ylim(bottom=0)
-        ax.margins(y=0.15)
+        # room for the names above the largest, on a scale that is logarithmic there
+        highest = max(1.0, np.nan_to_num(self.lag_threshold), *scores)
+        ax.set_ylim(0, HEADROOM * highest)
         ax.set(ylabel="chi-square statistic", title="Does the reward depend on a lag?")
         if label:
             ax.legend(frameon=False, loc="upper right")

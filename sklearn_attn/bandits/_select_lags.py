@@ -153,7 +153,7 @@ def _might_pass(scores, moments, n_open, alpha):
 
 
 def _least_gain(k, n_new, n_left, n_open, alpha):
-    """Return what k of all groups must explain together, relative to what they leave."""
+    """Return what k of all groups must explain together, per square that they leave."""
     if n_left < 1 or k > n_open:
         return np.inf
     level = alpha * AHEAD_SHARE / (LOOK_AHEAD - 1) / comb(n_open, k)
