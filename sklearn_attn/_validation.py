@@ -730,11 +730,15 @@ class Rounds(NamedTuple):
         Rewards.
     labels : list or None
         The trajectory of each round, if there is more than one.
+    first, last : object
+        Times of the first and the last round; None if there is no index of times.
     """
 
     x: np.ndarray
     y: np.ndarray | None
     labels: list | None
+    first: object
+    last: object
 
 
 def check_rounds(
@@ -753,7 +757,7 @@ def check_rounds(
 
     The order is looked at if `depth` says how many frames above a warning belongs.
     """
-    index = getattr(X, "index", None)
+    indices = [getattr(part, "index", None) for part in (X, y)]
     X, rules = number_rules(X, allow_nan=False)
     rules["ensure_min_samples"] = min_rounds
     if isinstance(y, str):
@@ -798,9 +802,12 @@ def check_rounds(
         if groups.dtype.kind == "f" and np.isnan(groups).any():
             raise ValueError("groups contains NaN, which names no trajectory.")
         labels = groups.tolist()
+        if any(label is None for label in labels):
+            raise ValueError("groups contains None, which names no trajectory.")
     if depth is not None:
-        _check_order(index, labels, depth + 1)
-    return Rounds(X, rewards, labels)
+        for index in indices:
+            _check_order(index, labels, depth + 1)
+    return Rounds(X, rewards, labels, *_time_span(indices))
 
 
 def _position_of(estimator, column, n_columns):
@@ -822,8 +829,7 @@ def _check_order(index, labels, depth):
     rises = getattr(index, "is_monotonic_increasing", None)
     if rises is None or rises:
         return
-    kind = str(index.dtype)
-    is_time = kind.startswith(("datetime", "timedelta", "period"))
+    is_time = _is_time(index)
     if not (is_time or getattr(index.dtype, "kind", "") in "iuf"):
         return  # names, which have no order
     if labels is not None:
@@ -834,15 +840,28 @@ def _check_order(index, labels, depth):
             return
     if is_time:
         raise ValueError(
-            "Rows must be in time order within each trajectory, but the index of X "
-            "falls. Sort X and y by time; do not shuffle."
+            "Rows must be in time order within each trajectory, but the index falls. "
+            "Sort X and y by time; do not shuffle."
         )
     warnings.warn(
-        "The index of X falls, as if rows had been shuffled. Rows must be in time "
-        "order: a reward is explained by the rows before it.",
+        "The index falls, as if rows had been shuffled. Rows must be in time order: a "
+        "reward is explained by the rows before it.",
         UserWarning,
         stacklevel=depth,
     )
+
+
+def _is_time(index):
+    kind = str(getattr(index, "dtype", ""))
+    return kind.startswith(("datetime", "timedelta", "period"))
+
+
+def _time_span(indices):
+    """Return the first and the last time of an index of times, if one is there."""
+    for index in indices:
+        if _is_time(index) and len(index):
+            return index[0], index[-1]
+    return None, None
 
 
 def check_contexts(contexts, n_features, *, ndim=2):

@@ -52,6 +52,13 @@ class RandomPolicy:
         """
 
 
+def _check_observed(x, reward):
+    if x is None:
+        raise ValueError("observe() needs an action before it: call act() first.")
+    if not np.isfinite(reward):
+        raise ValueError(f"reward must be finite; got {reward}.")
+
+
 class _Ridge:
     """Ridge regression of the reward on the context just chosen, row by row."""
 
@@ -135,7 +142,13 @@ class LinUCB:
         ----------
         reward : float
             What it brought.
+
+        Raises
+        ------
+        ValueError
+            If there was no action, or the reward is not finite.
         """
+        _check_observed(self._x, reward)
         self._model.add(self._x, reward)
 
 
@@ -207,7 +220,13 @@ class ExploreThenCommit:
         ----------
         reward : float
             What it brought.
+
+        Raises
+        ------
+        ValueError
+            If there was no action, or the reward is not finite.
         """
+        _check_observed(self._x, reward)
         if self._t < self.n_explore:
             self._model.add(self._x, reward)
         self._t += 1

@@ -13,7 +13,7 @@ import numpy as np
 LEARNABLE = 0.5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DependencePattern:
     """How a reward depends on the contexts chosen now and earlier.
 
@@ -43,6 +43,11 @@ class DependencePattern:
     coef_matrix : ndarray of shape (horizon, n_features)
         The blocks among those that are zero.
 
+    Raises
+    ------
+    ValueError
+        If lags do not rise or are not below `horizon`, or shapes do not fit.
+
     References
     ----------
     .. [1] Qin, Li, Pasqualetti, Fazel and Oymak, "Stochastic Contextual Bandits with
@@ -61,6 +66,20 @@ class DependencePattern:
     support: np.ndarray
     blocks: np.ndarray
     horizon: int
+
+    def __post_init__(self) -> None:
+        lags, blocks = self.support, self.blocks
+        if blocks.ndim != 2 or lags.shape != (len(blocks),):
+            raise ValueError(
+                "blocks must have shape (n_lags, n_features), support (n_lags,); got "
+                f"{blocks.shape} and {lags.shape}."
+            )
+        within = np.concatenate([[-1], lags, [self.horizon]])
+        if not (np.diff(within) > 0).all():
+            raise ValueError(
+                f"Lags must rise from 0 or more to less than horizon={self.horizon}; "
+                f"got {lags.tolist()}."
+            )
 
     @classmethod
     def rank_one(cls, lag_weights: Any, theta: Any) -> "DependencePattern":

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from sklearn.utils.validation import check_is_fitted
 
 from .._arrays import to_numpy
 
@@ -18,7 +19,7 @@ CHOSEN_COLOR, OTHER_COLOR, LIMIT_COLOR = "#0072B2", "0.65", "#D55E00"
 FIGURE_INCHES = (9.0, 5.0)
 # Lags that are named by their number at most, the strongest.
 MOST_NAMED = 8
-# How much higher than the largest statistic the axis goes.
+# How much higher than the largest statistic the axis goes: room for the names.
 HEADROOM = 4
 
 
@@ -104,6 +105,7 @@ class DependencePatternDisplay:
         DependencePatternDisplay
             The display, drawn.
         """
+        check_is_fitted(estimator)
         display = cls(
             to_numpy(estimator.lag_scores_),
             estimator.lag_threshold_,
@@ -172,10 +174,9 @@ class DependencePatternDisplay:
         self.threshold_ = ax.axhline(
             self.lag_threshold, color=LIMIT_COLOR, ls="--", lw=1, label=label
         )
-        ax.set_yscale("symlog", linthresh=max(1.0, np.nan_to_num(self.lag_threshold)))
-        # room for the names above the largest, on a scale that is logarithmic there
+        ax.set_yscale("log")
         highest = max(1.0, np.nan_to_num(self.lag_threshold), *scores)
-        ax.set_ylim(0, HEADROOM * highest)
+        ax.set_ylim(1, HEADROOM * highest)
         ax.set(ylabel="chi-square statistic", title="Does the reward depend on a lag?")
         if label:
             ax.legend(frameon=False, loc="upper right")

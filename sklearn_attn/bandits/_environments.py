@@ -75,10 +75,11 @@ class LongHorizonBandit:
         if contexts is not None and not callable(contexts):
             contexts = np.asarray(contexts, dtype=float)
             shape = (n_arms, pattern.n_features)
-            if contexts.shape[1:] != shape or len(contexts) == 0:
+            has_shape = contexts.shape[1:] == shape and len(contexts) > 0
+            if not has_shape or not np.isfinite(contexts).all():
                 raise ValueError(
-                    f"contexts must have shape (n, {shape[0]}, {shape[1]}), n > 0; got "
-                    f"{contexts.shape}."
+                    f"contexts must be finite, of shape (n, {shape[0]}, {shape[1]}), "
+                    f"n > 0; got {contexts.shape}."
                 )
         self.pattern = pattern
         self.n_arms = n_arms
@@ -126,7 +127,7 @@ class LongHorizonBandit:
         d = self.pattern.n_features
         self._chosen, self._missed = np.zeros((1, d)), np.zeros((1, d))
         self._observation = self._draw()
-        return self._observation, {}
+        return self._observation.copy(), {}
 
     def step(self, action: int) -> tuple:
         """Choose an arm.
@@ -154,10 +155,12 @@ class LongHorizonBandit:
         Raises
         ------
         ValueError
-            If there is no such arm, or `reset` was not called.
+            If there is no such arm, `reset` was not called, or the game is over.
         """
         if self._observation is None:
             raise ValueError("Call reset() before step().")
+        if self.n_rounds is not None and self._t >= self.n_rounds:
+            raise ValueError(f"The game of {self.n_rounds} rounds is over: reset().")
         if not 0 <= action < self.n_arms or action != int(action):
             raise ValueError(f"action must be one of {self.n_arms} arms; got {action}.")
         contexts, t = self._observation, self._t
@@ -179,7 +182,7 @@ class LongHorizonBandit:
             "expected_reward": expected,
             "optimal_action": best,
         }
-        return self._observation, float(reward), False, truncated, info
+        return self._observation.copy(), float(reward), False, truncated, info
 
     def close(self) -> None:
         """Do nothing: there is nothing to close."""
@@ -225,6 +228,12 @@ class LongHorizonBandit:
         shape = (self.n_arms, self.pattern.n_features)
         if self.contexts is None:
             return self._rng.standard_normal(shape)
-        if callable(self.contexts):
-            return np.asarray(self.contexts(self._rng, shape), dtype=float)
-        return self.contexts[self._t % len(self.contexts)]
+        if not callable(self.contexts):
+            return self.contexts[self._t % len(self.contexts)]
+        drawn = np.asarray(self.contexts(self._rng, shape), dtype=float)
+        if drawn.shape != shape or not np.isfinite(drawn).all():
+            raise ValueError(
+                f"contexts must return finite numbers of shape {shape}; got shape "
+                f"{drawn.shape}."
+            )
+        return drawn

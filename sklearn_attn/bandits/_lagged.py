@@ -21,14 +21,14 @@ BLOCK_NUMBERS = 2_000_000
 def lay_out(codes, gap):
     """Return the place of each round in one long series, and the series' length.
 
-    Trajectories follow each other with `gap` empty places between two of them, so that
-    no lag reaches from one into the one before.
+    Before every trajectory are `gap` empty places, so that no lag reaches from one into
+    the one before.
     """
     order = np.argsort(codes, kind="stable")
     _, rank = np.unique(codes, return_inverse=True)
     places = np.empty(len(codes), dtype=np.int64)
-    places[order] = np.arange(len(codes)) + gap * rank[order]
-    return places, int(places.max(initial=-1)) + 1
+    places[order] = np.arange(len(codes)) + gap * (1 + rank[order])
+    return places, int(places.max(initial=gap - 1)) + 1
 
 
 class LaggedContexts:
@@ -101,8 +101,8 @@ class LaggedContexts:
         """
         with_all = with_weights = 0.0
         for first, last in self.blocks(len(pairs[0])):
-            Z = self.columns(*pairs, first, last)
-            new, here = Z[-n_new:], weights[first:last]
+            Z = _double(self.columns(*pairs, first, last))
+            new, here = Z[-n_new:], _double(weights[first:last])
             with_all = with_all + (new * here[:, -1]) @ Z.T
             with_weights = with_weights + new @ here
         return with_all, with_weights
@@ -122,3 +122,8 @@ class LaggedContexts:
         """Transform a chunk of places, and the h - 1 before them."""
         last = first + self.chunk_size + self.horizon - 1
         return torch.fft.rfft(self.series[:, first:last], self.n_fft)
+
+
+def _double(tensor):
+    """Return a tensor in double precision, where the device has it."""
+    return tensor if tensor.device.type == "mps" else tensor.double()

@@ -4,7 +4,7 @@ Contexts and rewards are centred: once a policy chooses, contexts point along th
 average, and a model without the mean mistakes it for an effect of every lag.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -13,8 +13,11 @@ from scipy.linalg import solve_toeplitz
 
 from ._lagged import LaggedContexts, lay_out
 
-# Directions of less variance, relative to the largest, carry rounding and nothing else.
+# Directions of less variance, relative to the largest, carry rounding and nothing else,
+# be it that of single precision.
 RANK_TOLERANCE = 1e-10
+# A feature is constant if it varies by less, relative to its size.
+ROUNDING = 16 * np.finfo(float).eps
 # A lag is tested once so many rows per feature have a context that long ago. With
 # fewer, its statistic does not follow the chi-square law, and chance passes for effect.
 ROWS_PER_FEATURE = 4
@@ -22,7 +25,9 @@ ROWS_PER_FEATURE = 4
 
 @dataclass(frozen=True)
 class Series:
-    """Rounds on one time axis, with empty places between trajectories.
+    """Rounds on one time axis, with empty places before each trajectory.
+
+    Numbers are divided by the largest of their kind, so that squares are in range.
 
     Attributes
     ----------
@@ -32,12 +37,16 @@ class Series:
         Rewards less their mean; zero where there is none.
     exists : torch.Tensor of shape (n,)
         1 where there is a round.
+    before : torch.Tensor of shape (n,) or None
+        1 where no context was chosen, as is known: there x is that of zero.
     counted : torch.Tensor of shape (n,)
-        1 where its reward is to be explained.
-    x_mean : ndarray of shape (d,)
-        Mean of the contexts.
-    y_mean : float
-        Mean of the rewards that count.
+        1 where the reward is to be explained.
+    nothing : torch.Tensor of shape (d,)
+        The x of a context of zero.
+    x_mean, x_scale : ndarray of shape (d,)
+        Mean of the contexts, and what they were divided by.
+    y_mean, y_scale : float
+        The same of the rewards that count.
     places : ndarray of int of shape (n_rounds,)
         Where each round is.
     """
@@ -45,30 +54,46 @@ class Series:
     x: torch.Tensor
     y: torch.Tensor
     exists: torch.Tensor
+    before: torch.Tensor | None
     counted: torch.Tensor
+    nothing: torch.Tensor
     x_mean: np.ndarray
+    x_scale: np.ndarray
     y_mean: float
+    y_scale: float
     places: np.ndarray
 
     @classmethod
-    def of(cls, X, y, codes, gap, *, centre, is_counted, like):
+    def of(cls, X, y, codes, gap, *, centre, is_counted, like, from_nothing=()):
         """Lay arrays out as tensors; `like` has their device and dtype.
 
-        `gap` empty places, at least, are between two trajectories.
+        `gap` empty places, at least, are before a trajectory. Those whose codes are in
+        `from_nothing` have contexts of zero before their first round; what the others
+        had is unknown, and counts as average.
         """
         places, n = lay_out(codes, gap)
         x_mean = X.mean(0) if centre else np.zeros(X.shape[1])
         y_mean = float(y[is_counted].mean()) if centre and is_counted.any() else 0.0
+        x, r = X - x_mean, np.where(is_counted, y - y_mean, 0.0)
+        if centre:  # the mean of equal numbers is not exact
+            x[:, np.ptp(X, axis=0) <= ROUNDING * np.abs(X).max(0)] = 0.0
+        x_scale, y_scale = _largest(x), float(_largest(r[:, None])[0])
         x_series, y_series = np.zeros((n, X.shape[1])), np.zeros(n)
-        exists, counted = np.zeros(n), np.zeros(n)
-        x_series[places] = X - x_mean
-        y_series[places] = np.where(is_counted, y - y_mean, 0.0)
+        exists, counted, before = np.zeros(n), np.zeros(n), np.zeros(n)
+        x_series[places], y_series[places] = x / x_scale, r / y_scale
         exists[places], counted[places] = 1.0, is_counted
+        nothing = np.where(x.any(0), -x_mean, 0.0) / x_scale
+        for code in from_nothing if nothing.any() else ():
+            first = places[codes == code].min()
+            x_series[first - gap : first] = nothing
+            before[first - gap : first] = 1.0
         tensors = [
             torch.from_numpy(part).to(like)
-            for part in (x_series, y_series, exists, counted)
+            for part in (x_series, y_series, exists, before, counted, nothing)
         ]
-        return cls(*tensors, x_mean, y_mean, places)
+        if not before.any():
+            tensors[3] = None
+        return cls(*tensors, x_mean, x_scale, y_mean, y_scale, places)
 
     def whitened(self, order):
         """Filter contexts and rewards alike, so that contexts forget what was before.
@@ -77,14 +102,11 @@ class Series:
         Analysis, ch. 11): the pattern is the same afterwards. Its coefficients are
         those of an autoregression of the contexts, by the equations of Yule and Walker.
         """
-        white = self.x @ torch.as_tensor(whitening(self), dtype=self.x.dtype).to(self.x)
-        n = len(white)
+        white = self.exists[:, None] * self.x
+        white = white @ torch.as_tensor(whitening(self), dtype=white.dtype).to(white)
         covariance = [
-            float((white[k:] * white[: n - k]).sum()) if k < n else 0.0
-            for k in range(order + 1)
+            float((white[k:] * white[: len(white) - k]).sum()) for k in range(order + 1)
         ]
-        if covariance[0] == 0:
-            return self
         a = solve_toeplitz(covariance[:-1], covariance[1:])
         x, y, counted = self.x.clone(), self.y.clone(), self.counted.clone()
         for k, a_k in enumerate(a.tolist(), start=1):
@@ -92,22 +114,26 @@ class Series:
             y[k:] -= a_k * self.y[:-k]
             counted[k:] *= self.counted[:-k]
             counted[:k] = 0.0
+        there = self.exists if self.before is None else self.exists + self.before
         y = counted * y
-        return Series(
-            x * self.exists[:, None],
-            counted * (y - y.sum() / counted.sum().clamp(min=1.0)),
-            self.exists,
-            counted,
-            self.x_mean,
-            self.y_mean,
-            self.places,
+        y = counted * (y - y.sum() / counted.sum().clamp(min=1.0))
+        nothing = (1 - float(a.sum())) * self.nothing
+        return replace(
+            self, x=x * there[:, None], y=y, counted=counted, nothing=nothing
         )
+
+
+def _largest(x):
+    """Return the largest size in each column, to a power of two; 1 for zeros."""
+    size = np.abs(x).max(0, initial=0.0)
+    return np.exp2(np.frexp(np.where(size > 0, size, 1.0))[1])
 
 
 def second_moment(series):
     """Return the mean product of features over the rounds, as float64."""
-    x = series.x
-    return (x.T @ x / series.exists.sum()).double().cpu().numpy()
+    x = series.exists[:, None] * series.x
+    x = x if x.device.type == "mps" else x.double()
+    return (x.T @ x / float(series.exists.sum())).double().cpu().numpy()
 
 
 def whitening(series):
@@ -143,9 +169,13 @@ class LaggedProblem:
     y, counted : torch.Tensor of shape (n,)
         Rewards, and where they count.
     units : ndarray of shape (d, r)
-        Contexts times this are the rows of Xi.
+        Contexts of the series times this are the rows of Xi.
     there : LaggedContexts
         The same with a single feature that is 1 where there is a context.
+    before : LaggedContexts or None
+        The same of places where no context was chosen.
+    nothing : torch.Tensor of shape (r,)
+        What Xi has there.
     n_at_lag : torch.Tensor of shape (h,)
         Rewards with a context so long ago.
     n_rows : int
@@ -161,6 +191,8 @@ class LaggedProblem:
     counted: torch.Tensor
     units: np.ndarray
     there: LaggedContexts
+    before: LaggedContexts | None
+    nothing: torch.Tensor
     n_at_lag: torch.Tensor
     n_rows: int
     has_intercept: bool
@@ -178,15 +210,20 @@ class LaggedProblem:
             root = np.linalg.pinv(moment, rcond=RANK_TOLERANCE, hermitian=True)
             values, vectors = np.linalg.eigh(root)
             metric = torch.as_tensor(vectors * np.sqrt(np.maximum(values, 0)), **to)
-        there = LaggedContexts(series.exists[:, None], horizon, chunk_size=chunk_size)
+
+        def lagged(x):
+            return LaggedContexts(x, horizon, chunk_size=chunk_size)
+
+        there = lagged(series.exists[:, None])
+        to_units = torch.as_tensor(units, **to)
         return cls(
-            LaggedContexts(
-                series.x @ torch.as_tensor(units, **to), horizon, chunk_size=chunk_size
-            ),
+            lagged(series.x @ to_units),
             series.y,
             series.counted,
             units,
             there,
+            None if series.before is None else lagged(series.before[:, None]),
+            series.nothing @ to_units,
             there.adjoint(series.counted)[:, 0].round(),
             int(series.counted.sum()),
             has_intercept,
@@ -241,19 +278,25 @@ class LaggedProblem:
     def statistic(self, r, n_used):
         """Return how much each group explains of a residual: chi-square if nothing.
 
-        Given the residual, products with white contexts are normal with the variance
-        `sum_t r_t^2`, over the rows that have a context so long ago: many or few.
+        Given the residual, products with white contexts are normal. Their covariance is
+        E + P m m', where E sums r_t^2 over the rows that have a context so long ago, be
+        they many or few, and P over those before which no context m was chosen.
         `n_used` coefficients were fitted before, which made the residual smaller.
         """
-        G = self.contexts.adjoint(r)  # (h, d)
+        G, m = self.contexts.adjoint(r), self.nothing  # (h, d), (d,)
         if self.metric is not None:
-            G = G @ self.metric
+            G, m = G @ self.metric, m @ self.metric
         n_free = self.n_rows - self.has_intercept
-        energy = self.there.adjoint(r.square())[:, 0] * n_free / max(1, n_free - n_used)
-        energy = energy.clamp(min=torch.finfo(r.dtype).tiny)
-        return (self.groups_of(G).square().sum(1)) / energy.repeat_interleave(
-            self.n_groups // self.horizon
-        )
+        squares = r.square() * n_free / max(1, n_free - n_used)
+        E = self.there.adjoint(squares).clamp(min=torch.finfo(r.dtype).tiny)  # (h, 1)
+        if self.before is None:
+            q = G.square() / E
+            return q.flatten() if self.by_feature else q.sum(1)
+        P = self.before.adjoint(squares).clamp(min=0.0)
+        if self.by_feature:
+            return (G.square() / (E + P * m.square())).flatten()
+        along = (G @ m).square() * (P / (E + P * m.square().sum()))[:, 0]
+        return (G.square().sum(1) - along) / E[:, 0]
 
     def residual(self, y_hat):
         """Return what is left of the rewards that count, and the intercept's due."""

@@ -53,7 +53,7 @@ class Recovered:
     theta_cov : ndarray of shape (d, d)
         Covariance of its direction.
     x_mean : ndarray of shape (d,)
-        Mean context.
+        Mean of the contexts.
     mean_reward : float
         Expected reward if all contexts are like it.
     noise_std : float
@@ -95,7 +95,8 @@ def recover_pattern(series, horizon, recipe, on_iteration=lambda *_: False):
         )
 
     if not (second_moment(series).any() and series.counted.any()):
-        return Solution(_nothing(series, horizon), 1, True, {"loss": [0.0]})
+        nothing = _nothing(series, horizon, by_feature=not recipe.rank_one)
+        return Solution(nothing, 1, True, {"loss": [0.0]})
     problem = tested = problem_of(series)
     if recipe.prewhiten:
         tested = problem_of(series.whitened(recipe.prewhiten))
@@ -136,7 +137,7 @@ def recover_pattern(series, horizon, recipe, on_iteration=lambda *_: False):
     else:
         moments = add_groups(problem, no_moments(problem), groups)
     coef = solve(moments.gram, moments.cross)
-    units = problem.units
+    units = problem.units / series.x_scale[:, None]  # to contexts as they came
     if recipe.rank_one and groups:
         answer = rank_one(moments, coef, nonneg=recipe.nonneg)
         coef = np.outer(answer.w, answer.theta).ravel()
@@ -144,7 +145,7 @@ def recover_pattern(series, horizon, recipe, on_iteration=lambda *_: False):
         theta, covariance = units @ answer.theta, units @ answer.covariance @ units.T
     else:
         n_coef = len(coef)
-        theta, covariance = _total(problem, moments, coef)
+        theta, covariance = _total(problem, units, moments, coef)
     B = np.zeros((problem.n_groups, problem.group_size))
     B[groups] = coef.reshape(len(groups), problem.group_size)
     found = _describe(
@@ -170,12 +171,16 @@ def _by_lasso_alone(series, problem, rule, recipe, watch):
     r = problem.residual(problem.contexts.forward(solution.value))
     scores = _numpy(problem.statistic(r, n_coef))
     if recipe.n_lags is not None:
-        sizes = np.square(B).sum(1)
-        B[np.argsort(sizes)[: -recipe.n_lags]] = 0.0
+        sizes = np.square(B)
+        sizes = sizes.sum(1, keepdims=True) if recipe.rank_one else sizes
+        B = np.where(sizes >= np.sort(sizes, axis=0)[-recipe.n_lags], B, 0.0)
     pattern = _pattern(problem, B)
     if recipe.rank_one and len(pattern.support):
-        theta = np.linalg.svd(pattern.blocks, full_matrices=False)[2][0]
-        pattern = DependencePattern.rank_one(pattern.coef_matrix @ theta, theta)
+        # in the units of the data, for which the length of theta is meant
+        blocks = pattern.blocks / series.x_scale
+        theta = np.linalg.svd(blocks / np.abs(blocks).max(), full_matrices=False)[2][0]
+        blocks = np.outer(blocks @ theta, theta) * series.x_scale
+        pattern = DependencePattern(pattern.support, blocks, pattern.horizon)
     found = _describe(
         series,
         problem,
@@ -188,7 +193,7 @@ def _by_lasso_alone(series, problem, rule, recipe, watch):
 
 
 def _pattern(problem, B):
-    """Return coefficients (h, r) in the units of the data."""
+    """Return coefficients (h, r) in the units of the series."""
     phi = B @ problem.units.T  # (h, d)
     support = np.flatnonzero(phi.any(axis=1))
     return DependencePattern(support, phi[support], problem.horizon)
@@ -197,7 +202,10 @@ def _pattern(problem, B):
 def _describe(
     series, problem, pattern, n_coef, theta_cov=None, scores=None, threshold=np.nan
 ):
-    """Return a pattern with what it leaves unexplained; theta_cov for unit noise."""
+    """Return a pattern of the series in the units of the data, with what it leaves.
+
+    `theta_cov` is for noise of variance one in the series.
+    """
     fitted = pattern.rewards(_numpy(series.x))
     left = (_numpy(series.y) - fitted) * _numpy(series.counted)
     intercept = left.sum() / problem.n_rows if problem.has_intercept else 0.0
@@ -206,15 +214,17 @@ def _describe(
     variance = rss / n_free if n_free > 0 else np.nan
     d = pattern.n_features
     unknown = np.full((d, d), np.nan)
+    shape = (problem.horizon, d) if problem.by_feature else problem.horizon
+    blocks = pattern.blocks / series.x_scale * series.y_scale
     return Recovered(
-        pattern,
+        DependencePattern(pattern.support, blocks, pattern.horizon),
         unknown if theta_cov is None else theta_cov * variance,
         series.x_mean,
-        float(series.y_mean + intercept),
-        float(np.sqrt(variance)),
-        np.full(problem.horizon, np.nan) if scores is None else scores,
+        float(series.y_mean + intercept * series.y_scale),
+        float(np.sqrt(variance) * series.y_scale),
+        np.full(shape, np.nan) if scores is None else scores,
         threshold,
-        fitted + intercept + series.y_mean,
+        (fitted + intercept) * series.y_scale + series.y_mean,
     )
 
 
@@ -222,7 +232,7 @@ def _numpy(tensor):
     return tensor.double().cpu().numpy()
 
 
-def _nothing(series, horizon):
+def _nothing(series, horizon, by_feature):
     """Return the pattern of contexts that do not vary, or of no reward at all."""
     d, n = len(series.x_mean), float(series.counted.sum())
     pattern = DependencePattern(np.zeros(0, dtype=int), np.zeros((0, d)), horizon)
@@ -232,17 +242,17 @@ def _nothing(series, horizon):
         np.full((d, d), np.nan),
         series.x_mean,
         series.y_mean,
-        float(np.sqrt(rss / (n - 1))) if n > 1 else np.nan,
-        np.full(horizon, np.nan),
+        float(np.sqrt(rss / (n - 1)) * series.y_scale) if n > 1 else np.nan,
+        np.full((horizon, d) if by_feature else horizon, np.nan),
         np.nan,
         np.full(len(series.y), series.y_mean),
     )
 
 
-def _total(problem, moments, coef):
+def _total(problem, units, moments, coef):
     """Return the sum of all blocks, and its covariance for noise of variance one."""
     _, features = problem.pairs(moments.groups)
-    units = problem.units[:, features.cpu().numpy()]  # (d, c)
+    units = units[:, features.cpu().numpy()]  # (d, c)
     if len(coef) == 0:
         return np.zeros(len(units)), np.zeros((len(units), len(units)))
     return units @ coef, units @ wald(moments)[1] @ units.T

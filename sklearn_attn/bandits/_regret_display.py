@@ -129,7 +129,8 @@ class RegretDisplay:
         if log:
             ax.set(xscale="log", yscale="log")
         else:
-            ax.set(xlim=(0, None), ylim=(0, None))
+            lowest = min(0.0, *(float(np.min(r)) for r in self.regrets.values()))
+            ax.set(xlim=(0, None), ylim=(lowest, None))
         ax.set(xlabel="rounds played", ylabel="cumulative regret")
         ax.spines[["top", "right"]].set_visible(False)
         ax.legend(frameon=False, title="policy: final regret")

@@ -36,16 +36,17 @@ class RoundLog:
     def codes(self):
         return self._store.codes[: self.n]
 
-    def add(self, x, y, labels):
-        """Return a log with further rounds; `labels` names the trajectory of each.
+    def add(self, x, y, *, labels=None, label=None):
+        """Return a log with further rounds.
 
-        A tuple is the name of the one trajectory of all.
+        `labels` names the trajectory of each round or, if it is None, `label` that of
+        all.
         """
-        codes = {label: code for code, label in enumerate(self.labels)}
-        if isinstance(labels, tuple):
-            code = codes.setdefault(labels, len(codes))
+        codes = {name: code for code, name in enumerate(self.labels)}
+        if labels is None:
+            code = codes.setdefault(label, len(codes))
         else:
-            code = [codes.setdefault(label, len(codes)) for label in labels]
+            code = [codes.setdefault(name, len(codes)) for name in labels]
         store, n = self._store, self.n + len(x)
         if store.used != self.n or n > len(store.y):
             store = _Store(self.x.shape[1], max(2 * self.n, n))

@@ -1,6 +1,7 @@
 """The one loop between a policy, which acts and observes, and an environment."""
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,8 @@ def run(
     Raises
     ------
     ValueError
-        If both a seed and an observation are given.
+        If `n_rounds` is not a positive integer, or both a seed and an observation are
+        given.
 
     Examples
     --------
@@ -81,6 +83,8 @@ def run(
     >>> bool(regret[-1] - regret[200] < regret[200])
     True
     """
+    if not isinstance(n_rounds, Integral) or n_rounds < 1:
+        raise ValueError(f"n_rounds must be a positive integer; got {n_rounds!r}.")
     if seed is not None and observation is not None:
         raise ValueError("A seed is for the reset that going on leaves out.")
     if observation is None:

@@ -8,7 +8,7 @@ All products with Xi are convolutions. The paper has the Lasso; the others find 
 lags with fewer passes, and without its shrinkage.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -26,9 +26,9 @@ PENALTY_SCALE = 0.5
 # The noise level and the Lasso's fit are found in turn, until the level stays the same.
 NOISE_ROUNDS, NOISE_TOL = 8, 0.02
 # How many groups OMP looks ahead, and the part of the level that is spent on it.
-LOOK_AHEAD, AHEAD_SHARE = 4, 0.5
+LOOK_AHEAD, AHEAD_SHARE = 4, 0.3
 # By how much the gains of single groups are raised to see whether looking ahead pays.
-AHEAD_SLACK = 1.1
+AHEAD_SLACK = 1.2
 # Steps of the power method, and the margin by which its lower bound is raised.
 POWER_STEPS, POWER_MARGIN = 20, 1.1
 
@@ -164,31 +164,36 @@ def _least_gain(k, n_new, n_left, n_open, alpha):
 def htp(problem, rule, watch):
     """Run hard-thresholding pursuit, for more and more lags unless told how many."""
     if rule.n_lags is not None:
-        return _htp(problem, rule, rule.most, watch)
+        return _htp(problem, rule, rule.most, rule.max_iter, watch)
     n_iter, losses, n_each = 0, [], 2
     while True:
         n_each = min(n_each, rule.most)
-        solution = _htp(problem, rule, n_each, watch, losses)
+        left = rule.max_iter - n_iter
+        solution = _htp(problem, rule, n_each, left, watch, losses)
         n_iter += solution.n_iter
         losses = solution.history["loss"]
-        left = np.asarray(prune(solution.value, rule.threshold).groups, dtype=int)
-        counts = np.bincount(problem.owners.cpu().numpy()[left], minlength=1)
+        kept = np.asarray(prune(solution.value, rule.threshold).groups, dtype=int)
+        counts = np.bincount(problem.owners.cpu().numpy()[kept], minlength=1)
         # more do not help where some of these do not
-        if counts.max() < n_each or n_each == rule.most:
+        is_enough = counts.max() < n_each or n_each == rule.most
+        if is_enough or not solution.converged:
+            break
+        if n_iter >= rule.max_iter:
+            solution = replace(solution, converged=False)
             break
         n_each *= 2
     history = {"loss": losses}
     return Solution(solution.value, n_iter, solution.converged, history)
 
 
-def _htp(problem, rule, n_each, watch, earlier=()):
+def _htp(problem, rule, n_each, max_iter, watch, earlier=()):
     """Step along the gradient, keep the largest groups, refit; until they repeat."""
     B = torch.zeros(problem.horizon, problem.contexts.d).to(problem.y)
     r = problem.residual(torch.zeros_like(problem.y))
     per_lag = problem.n_at_lag.clamp(min=1.0)
     weight = per_lag.repeat_interleave(problem.n_groups // problem.horizon)
     moments, losses, converged, seen = no_moments(problem), list(earlier), False, set()
-    for _ in range(rule.max_iter):
+    for _ in range(max_iter):
         B = B + problem.contexts.adjoint(r) / per_lag[:, None]
         sizes = problem.groups_of(B).square().sum(1) * weight
         chosen = _largest(problem, sizes, n_each)
@@ -238,7 +243,7 @@ def scaled_lasso(problem, rule, watch, *, grouped):
             PENALTY_SCALE * sigma * level,
             grouped=grouped,
             start=B,
-            max_iter=max(1, rule.max_iter - n_iter),
+            max_iter=rule.max_iter - n_iter,
             tol=rule.tol,
             watch=lambda later, B: watch(losses + later, B),  # noqa: B023 - at once
         )
@@ -252,6 +257,9 @@ def scaled_lasso(problem, rule, watch, *, grouped):
         left = max(rows - used, rows // 2, 1)
         before, sigma = sigma, float(r.double().square().sum() / left) ** 0.5
         if not converged or abs(sigma - before) <= NOISE_TOL * before:
+            break
+        if n_iter >= rule.max_iter:
+            converged = False
             break
     return Solution(B, n_iter, converged, {"loss": losses})
 
@@ -282,7 +290,7 @@ def proximal_descent(
             bound = float(r.square().sum()) / (2 * n) + float((gradient * step).sum())
             bound += lipschitz / 2 * float(step.square().sum())
             smooth = _half_mean_square(problem, X_after)
-            if smooth <= bound + _slack(problem) * losses[0]:
+            if not smooth > bound + _slack(problem) * losses[0]:
                 break
             lipschitz *= 2.0  # the power method had found too little
         losses.append(smooth + penalty * float(norm(after)))

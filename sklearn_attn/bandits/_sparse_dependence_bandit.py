@@ -56,8 +56,9 @@ from ._run import run
 LEAST_EXPLORED, EXPLORED_PER_FEATURE = 50, 5
 # A variance relative to the mean below which rewards are constant up to rounding.
 CONSTANT = 1e-12
-# Trajectories without a name of their own are named by this and a number.
-ONLY = "trajectory"
+# Trajectories without a name of their own are named by these and a number. Before a
+# table begins, something unknown was done; before a game, nothing.
+TABLE, GAME = "table", "game"
 N_QUARTERS = 4
 
 
@@ -174,10 +175,11 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
     history_ : ndarray of shape (at most horizon - 1, n_context_features)
         Last contexts of the latest trajectory, which `predict` takes for the past.
     loss_curve_ : list of float
-        Mean squared residual after each lag of "omp" and each step of "htp", or half of
-        it with the penalty after each step of a Lasso.
+        Mean squared residual before and after each choice of "omp", after each step of
+        "htp", or half of it with the penalty after each step of a Lasso. Rewards are
+        divided by a power of two near the largest.
     n_iter_ : int
-        Number of them, or of searches of "omp".
+        Number of steps; for "omp", of searches.
     n_seen_ : int
         Rounds seen.
     epoch_ : int
@@ -201,10 +203,12 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
     :class:`~sklearn.model_selection.TimeSeriesSplit`: folds that are shuffled tear the
     past away from the rewards that it explains.
 
-    The model keeps the rounds that it has seen, for fits to come. Of a table, lags up
-    to half of the longest trajectory are looked at: for longer ones, what came before
-    the table is missing in most rows. In play nothing came before, and a lag is looked
+    Before the first row of a table, something unknown was done. It counts as average,
+    so that the first rows are noisier by what they miss; lags up to half of a table are
+    looked at. Before the first round of a game, nothing was done, and a lag is looked
     at as soon as four rounds for each feature tell of it.
+
+    The model keeps the rounds that it has seen, for fits to come.
 
     References
     ----------
@@ -340,8 +344,7 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
         self._check_settings()
         rounds = self._rounds(X, y, groups, reset=True, min_rounds=2, depth=6)
         self._begin(rounds.x.shape[1])
-        self._log = self._log.add(rounds.x, rounds.y, rounds.labels or self._current)
-        self._is_single = _is_single(X)
+        self._add(X, rounds)
         self._warn(self._learn_and_report(X, y), depth=6)
         return self
 
@@ -350,6 +353,8 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
     @fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y, groups=None):
         """Add rounds to those seen so far; the result is that of one fit to all.
+
+        As more may come, there is no warning of what they do not tell yet.
 
         Parameters
         ----------
@@ -369,16 +374,26 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
         Raises
         ------
         ValueError
-            As in `fit`.
+            As in `fit`, or if an index of times begins before the rows seen so far.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If `max_iter` is too small.
         """
         self._check_settings()
         first = not hasattr(self, "_log")
         rounds = self._rounds(X, y, groups, reset=first, depth=6)
         if first:
             self._begin(rounds.x.shape[1])
-        self._log = self._log.add(rounds.x, rounds.y, rounds.labels or self._current)
-        self._is_single = _is_single(X)
-        self._learn_and_report(X, y)
+        elif rounds.labels is None and _is_before(rounds.first, self._last_time):
+            raise ValueError(
+                f"Rows must follow those seen so far, the last of {self._last_time}; "
+                f"these begin at {rounds.first}."
+            )
+        self._add(X, rounds)
+        found = self._learn_and_report(X, y)
+        self._warn({"converged": found["converged"]}, depth=6)
         return self
 
     def predict(self, X, X_history="auto", groups=None):
@@ -408,9 +423,13 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
             If the past has another number of features, is given for several
             trajectories at once, or an index of times is out of order.
         """
+        return self._expected(X, X_history, groups, "predict", depth=4)
+
+    def _expected(self, X, X_history, groups, method, *, depth):
+        """Return expected rewards; warnings belong `depth` frames above."""
         check_is_fitted(self)
-        check_same_namespace(X, self, attribute="theta_", method="predict")
-        rounds = self._rounds(X, groups=groups, reset=False, depth=3)
+        check_same_namespace(X, self, attribute="theta_", method=method)
+        rounds = self._rounds(X, groups=groups, reset=False, depth=depth)
         rows_of = {}
         if rounds.labels is None:
             rows_of[self._current] = np.arange(len(rounds.x))
@@ -422,6 +441,15 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
                 f"X_history must be 'auto', None or contexts; got {X_history!r}."
             )
         given = None
+        is_late = rounds.labels is None and _is_before(rounds.first, self._last_time)
+        if is_auto and is_late:
+            warnings.warn(
+                f"X begins at {rounds.first}, before the rounds seen so far end, at "
+                f"{self._last_time}: they are not its past. Give X_history; for the "
+                "training rows themselves, see fitted_values_.",
+                UserWarning,
+                stacklevel=depth - 1,
+            )
         if not (is_auto or X_history is None):
             given = check_past(X_history, rounds.x.shape[1])
             if len(rows_of) > 1:
@@ -430,7 +458,7 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
                 )
         y = np.empty(len(rounds.x))
         for name, rows in rows_of.items():
-            past = self._log.tail(name, self.horizon - 1) if is_auto else given
+            past = self._past(name) if is_auto else given
             past = None if past is None else past - self._centre.context
             y[rows] = self.pattern_.rewards(rounds.x[rows] - self._centre.context, past)
         y += self._centre.reward
@@ -474,7 +502,8 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
         float
             R^2: 1 is perfect, 0 no better than the mean.
         """
-        predicted = to_numpy(self.predict(X, groups=groups))
+        predicted = self._expected(X, "auto", groups, "score", depth=4)
+        predicted = to_numpy(predicted)
         y = check_array(
             to_numpy(y),
             dtype=np.float64,
@@ -485,6 +514,8 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
         check_consistent_length(predicted, y)
         y = y.reshape(len(y))
         seen = ~np.isnan(y)
+        if not seen.any():
+            raise ValueError("All rewards are NaN; at least one must be there.")
         weight = None if sample_weight is None else np.asarray(to_numpy(sample_weight))
         with config_context(array_api_dispatch=False):
             return float(
@@ -581,6 +612,10 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
             )
         logged = check_logged(logged_actions, n, n_arms, "logged_actions")
         rewards = check_vector(rewards, n, "rewards")
+        if np.any(self.pattern_.support >= n):
+            raise ValueError(
+                f"{n} rounds tell nothing of lag {self.pattern_.support[-1]}; give more."
+            )
         if propensities is None:
             propensities = np.full(n, 1 / n_arms)
         propensities = check_vector(propensities, n, "propensities")
@@ -619,8 +654,9 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
         contexts = check_contexts(contexts, n_features)
         if not started:
             self._start(contexts.shape[1])
-        if n_left is None and self._ends_at is not None:
-            n_left = self._ends_at - self._log.n - 1
+        ends_at = getattr(self, "_ends_at", None)
+        if n_left is None and ends_at is not None:
+            n_left = ends_at - self._log.n - 1
         if self.action_value == "total":
             n_left = None
         if self._log.n < self._n_explored() or not self._knows():
@@ -653,7 +689,7 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
         if getattr(self, "_pending", None) is None:
             raise ValueError("observe() needs an action before it: call act() first.")
         reward = check_reward(reward, allow_missing=self.allow_missing_y)
-        self._log = self._log.add([self._pending], [reward], self._current)
+        self._log = self._log.add([self._pending], [reward], label=self._current)
         self._pending = None
         if self._log.n >= self._refit_at:
             self._refit()
@@ -681,7 +717,10 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
         """
         if observation is None and hasattr(self, "_log") and self._log.n:
             self.new_trajectory()
-        self._ends_at = self.n_seen_ + n_rounds
+        length = n_rounds
+        if observation is None and getattr(environment, "n_rounds", None):
+            length = min(n_rounds, environment.n_rounds)
+        self._ends_at = self.n_seen_ + length
         try:
             return run(self, environment, n_rounds, seed=seed, observation=observation)
         finally:
@@ -698,7 +737,7 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
             The model.
         """
         if hasattr(self, "_log"):
-            self._current = (ONLY, len(self._log.labels))
+            self._current = (GAME, len(self._log.labels))
             self._pending = None
         return self
 
@@ -711,8 +750,7 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
     def history_(self):
         """Last contexts of the latest trajectory."""
         check_is_fitted(self)
-        tail = self._log.tail(self._current, self.horizon - 1)
-        return follow(self.theta_)(tail.copy())
+        return follow(self.theta_)(self._past(self._current).copy())
 
     @property
     def coef_matrix_(self):
@@ -740,6 +778,11 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
             raise ValueError(
                 f"n_lags={self.n_lags} lags do not fit into horizon={self.horizon}."
             )
+        if self.solver == "quarters" and (self.nonneg or self.prewhiten):
+            raise ValueError(
+                "solver='quarters' is the paper's Lasso alone: it knows neither nonneg "
+                "nor prewhiten."
+            )
         if self.nonneg and not self.rank_one:
             raise ValueError(
                 "nonneg=True is about weights of lags, which rank_one=False has not."
@@ -761,12 +804,32 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
     def _begin(self, n_features):
         """Forget all rounds."""
         self._log = RoundLog.empty(n_features)
-        self._current = (ONLY, 0)
-        self._rng = check_random_state(self.random_state)
-        self._pending = self._ends_at = None
-        self._is_single = False
-        self.epoch_ = 0
+        self._current = (TABLE, 0)
+        # of its own, so that neither NumPy's generator nor the user's moves with play
+        seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
+        self._rng = np.random.RandomState(seed)
+        self._pending = self._last_time = None
+        self._is_single = True
+        self.epoch_ = self._n_played_epochs = 0
         self._plan()
+
+    def _add(self, X, rounds):
+        """Remember the rounds of a table."""
+        self._log = self._log.add(
+            rounds.x, rounds.y, labels=rounds.labels, label=self._current
+        )
+        self._current = self._log.labels[self._log.codes[-1]]
+        self._pending = None
+        self._last_time = rounds.last
+        self._is_single = self._is_single and _is_single(X)
+
+    def _past(self, name):
+        """Return the last contexts of a trajectory; zeros before a game."""
+        past = self._log.tail(name, self.horizon - 1)
+        if not _is_game(name):
+            return past
+        missing = self.horizon - 1 - len(past)
+        return np.concatenate([np.zeros((missing, past.shape[1])), past])
 
     @fit_context(prefer_skip_nested_validation=True)
     def _start(self, n_features):
@@ -778,6 +841,8 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
                 "play there is no such column: call new_trajectory()."
             )
         self._begin(n_features)
+        self._current = (GAME, 0)
+        self._is_single = False
         self.n_features_in_ = n_features
         return self
 
@@ -796,7 +861,7 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
         """Say after which round to fit again."""
         self._epoch_start = n = self._log.n
         if self.solver == "quarters":  # epochs are twice as long as those before
-            self._refit_at = n + 2**self.epoch_ * self._n_explored()
+            self._refit_at = n + 2**self._n_played_epochs * self._n_explored()
         elif n == 0:
             self._refit_at = self._n_explored()
         else:
@@ -805,31 +870,22 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
     def _refit(self):
         """Fit to the rounds that were played, or to those of the epoch."""
         first = self._epoch_start if self.solver == "quarters" else 0
-        like = getattr(self, "theta_", None)
-        self._learn(first, like, lambda *_: False, share=1)
+        self._n_played_epochs += 1
+        if np.isnan(self._log.y[first:]).all():  # nothing to learn from
+            self._plan()
+        else:
+            self._learn(first, getattr(self, "theta_", None), lambda *_: False)
 
     def _learn_and_report(self, X, y):
         """Fit to all rounds, and tell callbacks of it."""
-        label = self._log.labels[self._log.codes[-1]]
-        self._current = label
         limit = self.max_iter
         if self.solver == "omp":
             limit = self.max_lags if self.n_lags == "auto" else self.n_lags
             limit *= 1 if self.rank_one else self._log.x.shape[1]
         data = {"estimator": self, "X": X, "y": y}
-        put = follow(X)
 
         def attributes(losses, so_far):
-            found = so_far()
-            pattern = replace(found.pattern, horizon=self.horizon)
-            return {
-                "pattern_": pattern,
-                "support_": put(pattern.support),
-                "lag_weights_": put(pattern.lag_weights),
-                "theta_": put(pattern.theta),
-                "_centre": _Centre(found.x_mean, found.mean_reward),
-                "loss_curve_": list(losses),
-            }
+            return self._attributes(so_far(), losses, X)
 
         root = self._init_callback_context(max_subtasks=limit)
         root.call_on_fit_task_begin(**data)
@@ -845,30 +901,33 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
         root.call_on_fit_task_end(**data)
         return found
 
-    def _learn(self, first, like, on_iteration, share=2):
-        """Fit to rounds from `first` on; copy the answer; return what to warn of.
-
-        Lags are looked at up to the longest trajectory divided by `share`.
-        """
+    def _learn(self, first, like, on_iteration):
+        """Fit to rounds from `first` on; copy the answer; return what to warn of."""
         x, y, codes = self._log.part(first, self._log.n)
         seen = ~np.isnan(y)
         if not seen.any():
             raise ValueError("All rewards are NaN; at least one must be there.")
-        is_constant = np.ptp(y[seen]) <= CONSTANT * np.abs(y[seen]).max()
+        is_constant = self.fit_intercept and bool(
+            np.ptp(y[seen]) <= CONSTANT * np.abs(y[seen]).max()
+        )
         if is_constant:
             y = np.where(seen, y[seen][0], np.nan)
         lengths = np.bincount(codes)
-        longest = int(lengths.max())
+        games = [i for i, name in enumerate(self._log.labels) if _is_game(name)]
+        games = [code for code in games if code < len(lengths) and lengths[code]]
         too_few = seen.sum() < 2 * x.shape[1] + 2
         n_lags = None if self.n_lags == "auto" else self.n_lags
-        share = N_QUARTERS if self.solver == "quarters" else share
-        horizon = min(self.horizon, max(1, longest // share))
+        share = N_QUARTERS if self.solver == "quarters" else 1 if games else 2
+        horizon = min(self.horizon, _longest_lag(lengths, share) + 1)
         if too_few:
             horizon = n_lags = 1
         elif n_lags is not None:
             n_lags = min(n_lags, horizon)
         if self.solver == "quarters" and not too_few:
             seen &= _in_even_quarters(codes, lengths)
+        # an autoregression of that order needs rows to be found from
+        can_filter = lengths.max() > self.prewhiten + 2 * x.shape[1] and not too_few
+        prewhiten = self.prewhiten if can_filter else 0
         device = resolve_device(self.device)
         single = np.zeros(0, np.float32 if self._is_single else np.float64)
         dtype = resolve_dtype(self.dtype, single, device)
@@ -879,7 +938,7 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
             max_lags=self.max_lags,
             rank_one=self.rank_one,
             nonneg=self.nonneg,
-            prewhiten=self.prewhiten,
+            prewhiten=prewhiten,
             has_intercept=self.fit_intercept,
             chunk_size=self.chunk_size,
             max_iter=self.max_iter,
@@ -890,32 +949,19 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
                 x,
                 y,
                 codes,
-                max(horizon - 1, self.prewhiten),
+                max(horizon - 1, prewhiten),
                 centre=self.fit_intercept,
                 is_counted=seen,
                 like=torch.zeros(0, device=device, dtype=dtype),
+                from_nothing=games,
             )
             solution = recover_pattern(series, horizon, recipe, on_iteration)
         found = solution.value
-        pattern = replace(found.pattern, horizon=self.horizon)
-        self.pattern_ = pattern
-        self._centre = _Centre(found.x_mean, found.mean_reward)
         scores = np.full((self.horizon, *found.scores.shape[1:]), np.nan)
         scores[:horizon] = found.scores
-        arrays = {
-            "support_": pattern.support,
-            "lag_weights_": pattern.lag_weights,
-            "theta_": pattern.theta,
-            "theta_cov_": found.theta_cov,
-            "lag_scores_": scores,
-            "fitted_values_": found.fitted[series.places],
-        }
-        put = follow(like)
-        vars(self).update({name: put(value) for name, value in arrays.items()})
-        self.intercept_ = self._centre.intercept(pattern)
-        self.noise_std_ = found.noise_std
-        self.lag_threshold_ = found.threshold
-        self.loss_curve_ = solution.history["loss"]
+        found = replace(found, scores=scores)
+        vars(self).update(self._attributes(found, solution.history["loss"], like))
+        self.fitted_values_ = follow(like)(found.fitted[series.places])
         self.n_iter_ = max(1, solution.n_iter)
         self.epoch_ += 1
         self._plan()
@@ -924,7 +970,28 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
             "is_constant": is_constant,
             "too_few": too_few,
             "horizon": horizon,
-            "cut": "a quarter" if share == N_QUARTERS else "half",
+            "is_filtered": prewhiten == self.prewhiten,
+        }
+
+    def _attributes(self, found, losses, like):
+        """Return what a search has found, as fitted attributes."""
+        pattern = replace(found.pattern, horizon=self.horizon)
+        arrays = {
+            "support_": pattern.support,
+            "lag_weights_": pattern.lag_weights,
+            "theta_": pattern.theta,
+            "theta_cov_": found.theta_cov,
+            "lag_scores_": found.scores,
+        }
+        put = follow(like)
+        centre = _Centre(found.x_mean, found.mean_reward)
+        return {name: put(value) for name, value in arrays.items()} | {
+            "pattern_": pattern,
+            "_centre": centre,
+            "intercept_": centre.intercept(pattern),
+            "noise_std_": found.noise_std,
+            "lag_threshold_": found.threshold,
+            "loss_curve_": list(losses),
         }
 
     def _warn(self, found, *, depth):
@@ -934,29 +1001,42 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
             warnings.warn(message, category, stacklevel=depth + 1)
 
         n, d = self._log.x.shape
-        if found["is_constant"]:
+        constant = "their mean" if self.fit_intercept else "zero"
+        n_found = len(self.pattern_.support)
+        if found.get("is_constant"):
             warn(
                 "All rewards are the same, so that no lag matters; the prediction is "
                 "their mean."
             )
-        elif found["too_few"]:
+        elif found.get("too_few"):
             warn(
                 f"{n} rounds of {d} features are too few to look at the past; only the "
                 f"present is used. Give {2 * d + 2} or more."
             )
-        elif found["horizon"] < self.horizon:
+        elif found.get("horizon", self.horizon) < self.horizon:
+            part = "a quarter" if self.solver == "quarters" else "half"
             warn(
-                f"horizon={self.horizon} is longer than {found['cut']} of the longest "
-                f"trajectory; only lags below {found['horizon']} are looked at. Give "
-                "more rounds, or a shorter horizon."
+                f"horizon={self.horizon} is longer than {part} of the data. Only lags "
+                f"below {found['horizon']} are looked at: too few of {n} rounds have a "
+                "context longer ago. Give more rounds, or a shorter horizon."
             )
-        n_found = len(self.pattern_.support)
-        if n_found == 0 and not found["is_constant"]:
+        if found.get("is_filtered") is False:
+            warn(
+                f"{n} rounds are too few for a filter of order {self.prewhiten}; "
+                "contexts are not prewhitened."
+            )
+        if "horizon" in found and not found["is_constant"] and n_found == 0:
             warn(
                 "No lag explains more of the rewards than chance would; the prediction "
-                "is their mean. A larger alpha, or n_lags, takes less sure ones."
+                f"is {constant}. A larger alpha, or n_lags, takes less sure ones."
             )
-        elif self.n_lags != "auto" and self.rank_one and n_found < self.n_lags:
+        elif (
+            "horizon" in found
+            and self.n_lags != "auto"
+            and self.rank_one
+            and n_found < self.n_lags
+            and not found["is_constant"]
+        ):
             warn(
                 f"Only {n_found} of n_lags={self.n_lags} lags can be told apart, given "
                 f"{n} rounds and horizon={self.horizon}."
@@ -980,3 +1060,30 @@ def _in_even_quarters(codes, lengths):
     step = np.empty(len(codes), dtype=np.int64)
     step[order] = np.arange(len(codes)) - first[codes[order]]
     return (N_QUARTERS * step // lengths[codes]) % 2 == 1
+
+
+def _is_game(name):
+    """Tell a trajectory that was played from the start."""
+    return isinstance(name, tuple) and name[0] == GAME
+
+
+def _is_before(first, last):
+    """Tell whether a time is before another, or there is nothing to compare."""
+    if first is None or last is None or type(first) is not type(last):
+        return False
+    return bool(first <= last)
+
+
+def _longest_lag(lengths, share):
+    """Return the longest lag of which enough rows tell.
+
+    They are all but one part in `share` of the longest trajectory, be they of that one
+    or of many.
+    """
+    longest = int(lengths.max())
+    if share == 1:
+        return longest - 1
+    lags = np.arange(longest)
+    n_at_lag = np.maximum(lengths[:, None] - lags, 0).sum(0)
+    wanted = longest - longest // share
+    return max(0, int(lags[n_at_lag > wanted].max(initial=0)))

@@ -14,8 +14,9 @@ from scipy.linalg import pinvh
 from scipy.linalg.lapack import dpotrf, dpotrs
 from scipy.optimize import nnls
 
-# Pivots of the Cholesky factor smaller than this, relative to the diagonal, are noise.
-PIVOT = 1e-7
+# Pivots of the Cholesky factor smaller than this, relative to the diagonal, are noise,
+# be it that of contexts in single precision.
+PIVOT = 1e-5
 # Alternating least squares ends once the objective falls by less, relative to y'y.
 SAME, MOST_SWEEPS = 1e-14, 500
 
@@ -206,12 +207,19 @@ class RankOne:
 def rank_one(moments, coef, *, nonneg=False):
     """Fit w (x) theta by alternating least squares, from the nearest to `coef`."""
     s, m = len(moments.groups), moments.size()
+    theta = np.linalg.svd(coef.reshape(s, m), full_matrices=False)[2][0]
+    if not nonneg:
+        return _alternate(moments, theta, nonneg)[1]
+    # of theta and -theta, one may leave better weights above zero
+    both = [_alternate(moments, sign * theta, nonneg) for sign in (1, -1)]
+    return min(both, key=lambda found: found[0])[1]
+
+
+def _alternate(moments, theta, nonneg):
+    """Fit w and theta in turn, from theta; return the objective and the answer."""
+    s, m = len(moments.groups), moments.size()
     G = moments.gram.reshape(s, m, s, m)
     c = moments.cross.reshape(s, m)
-    left, sizes, right = np.linalg.svd(coef.reshape(s, m), full_matrices=False)
-    w, theta = left[:, 0] * sizes[0], right[0]
-    if w.sum() < 0:
-        w, theta = -w, -theta
     best = np.inf
     for _ in range(MOST_SWEEPS):
         w = _weights(np.einsum("m,smtn,n->st", theta, G, theta), c @ theta, nonneg)
@@ -220,7 +228,7 @@ def rank_one(moments, coef, *, nonneg=False):
         if objective > best - SAME * moments.yy:
             break
         best = objective
-    return RankOne(w, theta, _covariance(G, w, theta))
+    return objective, RankOne(w, theta, _covariance(G, w, theta))
 
 
 def _weights(gram, cross, nonneg):

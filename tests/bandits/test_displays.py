@@ -3,6 +3,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from sklearn.exceptions import NotFittedError
 
 from sklearn_attn.bandits import (
     DependencePattern,
@@ -88,3 +89,13 @@ def test_games_of_different_length_have_no_mean():
         RegretDisplay.from_results({"random": games})
     with pytest.raises(ValueError, match=r"got lengths \[\]"):
         RegretDisplay.from_results({"random": []})
+
+
+def test_a_regret_below_zero_is_seen():
+    display = RegretDisplay({"lucky": np.array([[1.0, -2.0]])}).plot()
+    assert display.ax_.get_ylim()[0] <= -2
+
+
+def test_what_was_not_fitted_is_not_drawn():
+    with pytest.raises(NotFittedError):
+        DependencePatternDisplay.from_estimator(SparseDependenceBandit())

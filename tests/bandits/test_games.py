@@ -97,6 +97,31 @@ def test_patterns_that_make_no_sense_are_refused(weights, theta, match):
         DependencePattern.rank_one(weights, theta)
 
 
+@pytest.mark.parametrize(
+    ("support", "blocks", "match"),
+    [
+        (
+            [1, 0],
+            np.zeros((2, 2)),
+            r"Lags must rise.*less than horizon=5; got \[1, 0\]",
+        ),
+        ([5], np.zeros((1, 2)), "less than horizon=5"),
+        ([-1], np.zeros((1, 2)), "rise from 0"),
+        ([1], np.zeros((2, 2)), r"got \(2, 2\) and \(1,\)"),
+        ([1], np.zeros(2), "blocks must have shape"),
+    ],
+)
+def test_lags_that_are_none_are_refused(support, blocks, match):
+    with pytest.raises(ValueError, match=match):
+        DependencePattern(np.array(support), blocks, 5)
+
+
+def test_patterns_can_be_told_apart_and_kept_in_sets():
+    other = DependencePattern.rank_one([0, 0.5, 0, 0, 0.5], [0.6, 0.8])
+    assert other != PATTERN  # as objects: they hold arrays
+    assert len({PATTERN, other, PATTERN}) == 2
+
+
 # the game
 
 
@@ -201,7 +226,8 @@ def test_a_game_goes_on_from_what_it_has_shown():
         ({"n_arms": 0}, "n_arms and n_rounds must be 1 or more"),
         ({"noise_std": -1}, "noise_std 0 or more"),
         ({"n_rounds": 0}, "must be 1 or more"),
-        ({"contexts": np.zeros((4, 10, 3))}, r"shape \(n, 10, 2\), n > 0"),
+        ({"contexts": np.zeros((4, 10, 3))}, r"finite, of shape \(n, 10, 2\)"),
+        ({"contexts": np.full((4, 10, 2), np.nan)}, "must be finite"),
     ],
 )
 def test_games_that_make_no_sense_are_refused(options, match):
@@ -217,6 +243,38 @@ def test_moves_that_make_no_sense_are_refused():
     for action in (2, -1, 0.5):
         with pytest.raises(ValueError, match="action must be one of 2 arms"):
             game.step(action)
+    short = LongHorizonBandit(PATTERN, n_rounds=1)
+    short.reset(seed=0)
+    short.step(0)
+    with pytest.raises(ValueError, match="game of 1 rounds is over"):
+        short.step(0)
+    odd = LongHorizonBandit(PATTERN, contexts=lambda rng, shape: np.zeros((2, 2)))
+    with pytest.raises(ValueError, match=r"numbers of shape \(10, 2\)"):
+        odd.reset()
+    for n_rounds in (0, -3, 2.5):
+        with pytest.raises(ValueError, match="n_rounds must be a positive integer"):
+            run(RandomPolicy(), game, n_rounds)
+
+
+def test_what_a_game_shows_is_nobodys_but_the_players():
+    given_ones = np.arange(12.0).reshape(3, 2, 2)
+    game = LongHorizonBandit(PATTERN, n_arms=2, contexts=given_ones, noise_std=0)
+    shown, _ = game.reset()
+    shown *= 0
+    np.testing.assert_array_equal(given_ones, np.arange(12.0).reshape(3, 2, 2))
+    shown, *_ = game.step(1)
+    shown *= 0
+    _, reward, *_ = game.step(0)
+    assert reward == PATTERN.rewards([[2.0, 3.0], [4.0, 5.0]])[1]
+
+
+def test_policies_want_an_action_and_a_number():
+    for policy in (LinUCB(), ExploreThenCommit()):
+        with pytest.raises(ValueError, match=r"call act\(\) first"):
+            policy.observe(1.0)
+        policy.act(np.eye(2))
+        with pytest.raises(ValueError, match="must be finite; got nan"):
+            policy.observe(np.nan)
 
 
 @pytest.mark.filterwarnings("ignore:.*Box observation space")  # normal numbers

@@ -82,10 +82,9 @@ def test_spectra_that_do_not_fit_into_memory_are_made_again(monkeypatch):
 
 def test_trajectories_are_laid_out_with_a_gap_between_them():
     places, n = lay_out(np.array([1, 0, 1, 1, 0]), gap=4)
-    # trajectory 0 is at 0 and 1; four empty places; trajectory 1
-    assert places.tolist() == [6, 0, 7, 8, 1]
-    assert n == 9
-    assert lay_out(np.zeros(0, dtype=int), 3) == (pytest.approx([]), 0)
+    # four empty places; trajectory 0; four empty places; trajectory 1
+    assert places.tolist() == [10, 4, 11, 12, 5]
+    assert n == 13
 
 
 def test_no_lag_reaches_from_one_trajectory_into_another():

@@ -285,7 +285,7 @@ def test_weights_are_held_above_zero():
 def test_prewhitening_keeps_slow_contexts_from_explaining_slow_noise():
     rng = np.random.RandomState(0)
     found = {0: 0, 1: 0}
-    n_tables = 20
+    n_tables = 40
     for _ in range(n_tables):
         Z = rng.standard_normal((800, 4))
         for t in range(1, 800):
@@ -297,8 +297,8 @@ def test_prewhitening_keeps_slow_contexts_from_explaining_slow_noise():
                 warnings.simplefilter("ignore", UserWarning)
                 found[order] += model.fit(X, y).support_.size > 0
     assert found[0] > 0.9 * n_tables
-    # of 20 tables, one is expected; three are exceeded in 2 % of such tests
-    assert found[1] <= 3
+    # of 40 tables, two are expected; six are exceeded in less than 1 % of such tests
+    assert found[1] <= 6
 
 
 def test_prewhitening_finds_the_same_lags_where_there_are_some():
@@ -848,7 +848,7 @@ def test_another_game_does_not_go_on_in_the_same_trajectory():
     assert np.bincount(model._log.codes).tolist() == [100, 100]
     assert len(model.history_) == 29
     model.new_trajectory()
-    assert len(model.history_) == 0
+    np.testing.assert_array_equal(model.history_, np.zeros((29, 3)))  # nothing was done
 
 
 def test_the_end_of_a_game_matters_if_it_is_to():
@@ -950,3 +950,284 @@ def test_callbacks_see_the_search_and_may_end_it(table, tmp_path):
     stopped = SparseDependenceBandit(horizon=60, solver="lasso").set_callbacks(stop)
     alone = SparseDependenceBandit(horizon=60, solver="lasso").fit(X, y)
     assert stopped.fit(X, y).n_iter_ < alone.n_iter_
+
+
+# what went wrong once
+
+
+def test_rounds_without_a_name_go_on_in_the_latest_trajectory():
+    X, y, _ = panel()
+    names = np.repeat(["abc", "de"], 360)
+    model = SparseDependenceBandit(horizon=40, random_state=0).fit(X, y, groups=names)
+    model.partial_fit(X[:3], y[:3])
+    model.act(X[:4])
+    model.observe(1.0)
+    assert model._log.labels == ("abc", "de")
+    assert np.bincount(model._log.codes).tolist() == [360, 364]
+    np.testing.assert_array_equal(model.history_[-4:-1], X[:3])
+
+
+@pytest.mark.parametrize("value", [0.1, 1 / 3, 255.1, 1e-3, 1e9])
+def test_a_constant_feature_is_worth_nothing(table, fitted, value):
+    X, y, _ = table
+    wide = np.column_stack([X, np.full(500, value)])
+    for solver in ("omp", "htp", "lasso", "group_lasso"):
+        model = SparseDependenceBandit(horizon=60, solver=solver).fit(wide, y)
+        assert model.theta_[4] == 0
+        np.testing.assert_allclose(model.coef_matrix_[:, :4], fitted.coef_matrix_)
+
+
+def test_in_play_nothing_came_before_the_first_round():
+    false_lags, intercepts = 0, []
+    for seed in range(10):
+        model = SparseDependenceBandit(horizon=40, random_state=seed)
+        model.simulate(game(lags=(10, 29)), 600, seed=seed)
+        # contexts are chosen, and point along theta: their mean is not zero
+        assert model._centre.context @ model.theta_ > 0.5
+        false_lags += len(set(model.support_.tolist()) - {10, 29})
+        intercepts.append(model.intercept_)
+        np.testing.assert_allclose(
+            model.predict(model._log.x, X_history=np.zeros((39, 3))),
+            model.predict(model._log.x, X_history=np.zeros((50, 3))),
+        )
+    assert false_lags <= 3  # 10 games, .05 each are wanted
+    # the standard error of an intercept, .5 / sqrt(600) and what theta adds: .05
+    assert np.mean(intercepts) == pytest.approx(0, abs=3 * 0.05 / np.sqrt(10) + 0.02)
+
+
+def test_dependent_features_in_single_precision_make_no_difference():
+    X, y = make_long_horizon_rewards(603, 3, lags=(0, 5), random_state=0)
+    wide = np.column_stack([X, X[:, :2], X[:, 0] + X[:, 1]])
+    for solver in ("omp", "htp", "lasso", "group_lasso"):
+        single, double = (
+            SparseDependenceBandit(horizon=10, solver=solver).fit(wide.astype(dtype), y)
+            for dtype in (np.float32, np.float64)
+        )
+        assert single.support_.tolist() == double.support_.tolist() == [0, 5]
+        np.testing.assert_allclose(
+            single.lag_weights_, double.lag_weights_, rtol=1e-3, atol=1e-3
+        )
+        noisy = (wide + 0.01 * np.eye(6)[0]).astype(np.float32)
+        np.testing.assert_allclose(
+            single.predict(noisy), single.predict(wide.astype(np.float32)), atol=0.1
+        )
+
+
+def test_the_end_of_the_first_game_matters_too():
+    pattern = DependencePattern.rank_one([1.0] + [0.0] * 39 + [-3.0], [0.6, 0.8])
+    regret = {}
+    for value in ("total", "remaining"):
+        model = SparseDependenceBandit(horizon=60, action_value=value, random_state=0)
+        environment = LongHorizonBandit(pattern, n_rounds=400)
+        # the game ends before the rounds that it is asked for
+        regret[value] = model.simulate(environment, 4000, seed=0).regret[-1]
+    # in the last 40 rounds, only the weight of 1 counts, and not the total of -2
+    assert regret["remaining"] < regret["total"] - 40
+
+
+@pytest.mark.parametrize("solver", ["htp", "lasso", "group_lasso", "quarters"])
+@pytest.mark.parametrize("max_iter", [1, 2, 3, 5, 9, 13, 21])
+def test_any_limit_of_iterations_is_kept(solver, max_iter):
+    X, y = make_long_horizon_rewards(600, 3, lags=(0, 3, 5, 7, 9, 11), random_state=0)
+    model = SparseDependenceBandit(horizon=15, solver=solver, max_iter=max_iter)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.fit(X, y)
+    assert model.n_iter_ <= max_iter
+    reached = any("max_iter" in str(warning.message) for warning in caught)
+    assert reached or model.n_iter_ < max_iter or solver == "htp"
+    with warnings.catch_warnings(record=True) as again:
+        warnings.simplefilter("always")
+        clone(model).partial_fit(X, y)
+    assert any("max_iter" in str(warning.message) for warning in again) == reached
+
+
+@pytest.mark.parametrize("solver", ["omp", "quarters"])
+def test_rewards_that_never_came_are_no_error(solver):
+    model = SparseDependenceBandit(
+        horizon=10, solver=solver, allow_missing_y=True, random_state=0
+    )
+    rng = np.random.RandomState(0)
+    for _ in range(130):
+        model.act(rng.standard_normal((3, 2)))
+        model.observe(np.nan)
+    assert model.n_seen_ == 130
+    with pytest.raises(NotFittedError):
+        model.predict(np.zeros((1, 2)))
+    for _ in range(400):
+        contexts = rng.standard_normal((3, 2))
+        model.observe(contexts[model.act(contexts), 0])
+    assert model.predict(np.zeros((1, 2))).shape == (1,)
+
+
+@pytest.mark.filterwarnings("ignore:horizon")
+def test_parts_of_a_table_do_not_make_epochs_longer():
+    X, y = make_long_horizon_rewards(600, 3, lags=(2,), random_state=0)
+    whole = SparseDependenceBandit(horizon=30, solver="quarters").fit(X, y)
+    parts = SparseDependenceBandit(horizon=30, solver="quarters")
+    for first in range(0, 600, 20):
+        parts.partial_fit(X[first : first + 20], y[first : first + 20])
+    assert parts._refit_at == whole._refit_at == 600 + 52
+    np.testing.assert_allclose(parts.coef_matrix_, whole.coef_matrix_)
+
+
+def test_what_the_papers_lasso_does_not_know_is_refused():
+    X, y = make_long_horizon_rewards(600, 3, lags=(2,), random_state=0)
+    for options in ({"nonneg": True}, {"prewhiten": 1}):
+        with pytest.raises(ValueError, match="knows neither nonneg nor prewhiten"):
+            SparseDependenceBandit(solver="quarters", **options).fit(X, y)
+
+
+@pytest.mark.parametrize("solver", ["omp", "htp", "lasso", "group_lasso", "quarters"])
+def test_a_number_of_lags_is_that_of_each_feature(solver):
+    rng = np.random.RandomState(0)
+    X = rng.standard_normal((1200, 3))
+    y = 0.1 * rng.standard_normal(1200)
+    for feature, lag in enumerate((1, 4, 7)):
+        y[lag:] += X[:-lag, feature]
+    model = SparseDependenceBandit(
+        horizon=10, n_lags=1, rank_one=False, solver=solver
+    ).fit(X, y)
+    found = np.argwhere(np.abs(model.coef_matrix_) > 0.1)
+    assert found.tolist() == [[1, 0], [4, 1], [7, 2]]
+
+
+def test_rows_of_others_do_not_shorten_what_play_looks_at():
+    model = SparseDependenceBandit(horizon=200, random_state=0)
+    w = np.zeros(200)
+    w[150] = 1.0
+    pattern = DependencePattern.rank_one(w, [0.6, 0.8])
+    model.simulate(LongHorizonBandit(pattern, noise_std=0.1), 250, seed=0)
+    assert model.support_.tolist() == [150]
+    model.partial_fit(np.zeros((1, 2)), [0.0])
+    assert model.support_.tolist() == [150]
+
+
+def test_rows_that_are_added_take_the_place_of_an_action_that_waits():
+    model = SparseDependenceBandit(horizon=5, random_state=0)
+    contexts = np.random.RandomState(0).standard_normal((3, 2))
+    arm = model.act(contexts)
+    model.partial_fit(contexts[[arm]], [1.0])
+    with pytest.raises(ValueError, match=r"call act\(\) first"):
+        model.observe(1.0)
+    assert model.n_seen_ == 1
+
+
+def test_without_intercept_a_constant_reward_may_depend_on_lags():
+    X, _ = make_long_horizon_rewards(600, 3, lags=(2,), random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = SparseDependenceBandit(horizon=30, fit_intercept=False)
+        model.fit(X + 3, np.full(600, 5.0))
+    assert 0 in model.support_
+    noise = np.random.RandomState(3).standard_normal(600)
+    with pytest.warns(UserWarning, match="the prediction is zero"):
+        assert not model.fit(X, noise).predict(X).any()
+
+
+def test_many_short_trajectories_tell_of_a_lag_as_well_as_a_long_one():
+    rng = np.random.RandomState(0)
+    X = rng.standard_normal((400 * 15, 2))
+    groups = np.repeat(np.arange(400), 15)
+    shifted = np.where(np.arange(6000) % 15 >= 9, np.roll(X[:, 0], 9), 0.0)
+    y = shifted + 0.5 * rng.standard_normal(6000)
+    model = SparseDependenceBandit(horizon=15).fit(X, y, groups)
+    assert model.support_.tolist() == [9]
+
+
+def test_times_tell_what_came_before(table):
+    X, y, _ = table
+    days = pd.date_range("2026-01-01", periods=500, freq="D")
+    frame, rewards = pd.DataFrame(X, index=days), pd.Series(y, index=days)
+    model = SparseDependenceBandit(horizon=60)
+    for wrong in (rewards[::-1], rewards.sample(frac=1, random_state=0)):
+        with pytest.raises(ValueError, match="in time order"):
+            model.fit(X, wrong)
+    model.fit(frame[:300], rewards[:300])
+    with pytest.raises(
+        ValueError, match=r"must follow.*2026-10-27.*begin at 2026-01-01"
+    ):
+        model.partial_fit(frame[:10], rewards[:10])
+    with pytest.warns(UserWarning, match="they are not its past") as caught:
+        model.predict(frame[290:])
+    assert caught[0].filename == __file__
+    with pytest.warns(UserWarning, match="they are not its past") as caught:
+        model.score(frame[290:], rewards[290:])
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.predict(frame[300:])
+        model.predict(frame[:10], X_history=None)
+        model.partial_fit(frame[300:], rewards[300:])
+
+
+def test_too_few_rounds_for_a_lag_are_not_weighed():
+    contexts, logged, X, y, _ = logged_rounds()
+    model = SparseDependenceBandit(horizon=20).fit(X, y)
+    with pytest.raises(ValueError, match="8 rounds tell nothing of lag 10"):
+        model.policy_value(
+            contexts[:8], method="ips", logged_actions=logged[:8], rewards=y[:8]
+        )
+
+
+@pytest.mark.filterwarnings("ignore:horizon", "ignore:No lag explains")
+@pytest.mark.parametrize("solver", ["omp", "htp", "lasso"])
+def test_too_few_rounds_for_a_filter_are_told(table, solver):
+    X, y, _ = table
+    model = SparseDependenceBandit(horizon=10, prewhiten=30, solver=solver)
+    with pytest.warns(UserWarning, match="too few for a filter of order 30"):
+        model.fit(X[:30], y[:30])
+
+
+@pytest.mark.parametrize("scale", [1e-150, 1e-20, 1e20, 1e150])
+@pytest.mark.parametrize("solver", ["omp", "htp", "lasso", "group_lasso", "quarters"])
+def test_sizes_of_numbers_do_not_matter(solver, scale):
+    X, y = make_long_horizon_rewards(600, 3, lags=(0, 5), random_state=0)
+    model = SparseDependenceBandit(horizon=10, solver=solver)
+    usual = clone(model).fit(X, y)
+    large = clone(model).fit(X, y * scale)
+    assert large.support_.tolist() == usual.support_.tolist()
+    np.testing.assert_allclose(
+        large.lag_weights_ / scale, usual.lag_weights_, rtol=1e-6, atol=1e-9
+    )
+    assert large.noise_std_ / scale == pytest.approx(usual.noise_std_)
+    wide = clone(model).fit(X * scale, y)
+    assert wide.support_.tolist() == usual.support_.tolist()
+    np.testing.assert_allclose(wide.theta_, usual.theta_, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(wide.theta_cov_, usual.theta_cov_, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_sizes_of_numbers_do_not_matter_in_single_precision(scale):
+    X, y = make_long_horizon_rewards(600, 3, lags=(0, 5), random_state=0)
+    X = (X * scale).astype(np.float32)
+    for solver in ("omp", "htp"):
+        model = SparseDependenceBandit(horizon=10, solver=solver).fit(X, y)
+        assert model.support_.tolist() == [0, 5]
+
+
+def test_one_part_in_double_precision_makes_all_double():
+    X, y = make_long_horizon_rewards(400, 3, lags=(0, 5), random_state=0)
+    model = SparseDependenceBandit(horizon=10).fit(X[:200], y[:200])
+    model.partial_fit(X[200:].astype(np.float32), y[200:])
+    assert not model._is_single
+
+
+def test_the_draws_of_play_are_nobody_elses():
+    rng = np.random.RandomState(0)
+    model = SparseDependenceBandit(horizon=5, random_state=rng)
+    contexts = np.ones((9, 2))
+    model.act(contexts)
+    state = rng.get_state()[1].copy()
+    for _ in range(5):
+        model.act(contexts)
+    np.testing.assert_array_equal(rng.get_state()[1], state)
+
+
+def test_a_score_needs_a_reward(table):
+    X, y, _ = table
+    model = SparseDependenceBandit(horizon=60, allow_missing_y=True).fit(X, y)
+    with pytest.raises(ValueError, match="All rewards are NaN"):
+        model.score(X, np.full(500, np.nan))
+    with pytest.raises(ValueError, match="contains None"):
+        model.fit(X, y, groups=[None] * 500)
