@@ -185,7 +185,8 @@ class DependencePattern:
         y = np.zeros(len(X), dtype=np.result_type(X, self.blocks))
         for lag, block in zip(self.support, self.blocks):
             first = max(0, lag - start)  # earlier rounds have no such past
-            y[first:] += x[start + first - lag : len(x) - lag] @ block
+            if first < len(y):
+                y[first:] += x[start + first - lag : len(x) - lag] @ block
         return y
 
     def learnable_lag(self, share: float = LEARNABLE) -> int:

@@ -613,9 +613,8 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
         logged = check_logged(logged_actions, n, n_arms, "logged_actions")
         rewards = check_vector(rewards, n, "rewards")
         if np.any(self.pattern_.support >= n):
-            raise ValueError(
-                f"{n} rounds tell nothing of lag {self.pattern_.support[-1]}; give more."
-            )
+            longest = self.pattern_.support[-1]
+            raise ValueError(f"{n} rounds tell nothing of lag {longest}; give more.")
         if propensities is None:
             propensities = np.full(n, 1 / n_arms)
         propensities = check_vector(propensities, n, "propensities")
