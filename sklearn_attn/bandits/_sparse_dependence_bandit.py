@@ -345,7 +345,9 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
         rounds = self._rounds(X, y, groups, reset=True, min_rounds=2, depth=6)
         self._begin(rounds.x.shape[1])
         self._add(X, rounds)
-        self._warn(self._learn_and_report(X, y), depth=6)
+        found = self._learn_and_report(X, y)
+        self._warn(found, depth=6)
+        self._warn_of_limit(found, depth=6)
         return self
 
     @unharmed
@@ -392,8 +394,7 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
                 f"these begin at {rounds.first}."
             )
         self._add(X, rounds)
-        found = self._learn_and_report(X, y)
-        self._warn({"converged": found["converged"]}, depth=6)
+        self._warn_of_limit(self._learn_and_report(X, y), depth=6)
         return self
 
     def predict(self, X, X_history="auto", groups=None):
@@ -952,7 +953,8 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
                 centre=self.fit_intercept,
                 is_counted=seen,
                 like=torch.zeros(0, device=device, dtype=dtype),
-                from_nothing=games,
+                # an epoch of quarters begins in the middle, and looks no further back
+                from_nothing=() if self.solver == "quarters" else games,
             )
             solution = recover_pattern(series, horizon, recipe, on_iteration)
         found = solution.value
@@ -994,57 +996,55 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
         }
 
     def _warn(self, found, *, depth):
-        """Warn of what a fit could not do."""
+        """Warn of what the rounds do not tell."""
 
-        def warn(message, category=UserWarning):
-            warnings.warn(message, category, stacklevel=depth + 1)
+        def warn(message):
+            warnings.warn(message, UserWarning, stacklevel=depth + 1)
 
         n, d = self._log.x.shape
-        constant = "their mean" if self.fit_intercept else "zero"
         n_found = len(self.pattern_.support)
-        if found.get("is_constant"):
+        if found["is_constant"]:
             warn(
                 "All rewards are the same, so that no lag matters; the prediction is "
                 "their mean."
             )
-        elif found.get("too_few"):
+            return
+        if found["too_few"]:
             warn(
                 f"{n} rounds of {d} features are too few to look at the past; only the "
                 f"present is used. Give {2 * d + 2} or more."
             )
-        elif found.get("horizon", self.horizon) < self.horizon:
+        elif found["horizon"] < self.horizon:
             part = "a quarter" if self.solver == "quarters" else "half"
             warn(
                 f"horizon={self.horizon} is longer than {part} of the data. Only lags "
                 f"below {found['horizon']} are looked at: too few of {n} rounds have a "
                 "context longer ago. Give more rounds, or a shorter horizon."
             )
-        if found.get("is_filtered") is False:
+        if not found["is_filtered"]:
             warn(
                 f"{n} rounds are too few for a filter of order {self.prewhiten}; "
                 "contexts are not prewhitened."
             )
-        if "horizon" in found and not found["is_constant"] and n_found == 0:
+        if n_found == 0:
+            constant = "their mean" if self.fit_intercept else "zero"
             warn(
                 "No lag explains more of the rewards than chance would; the prediction "
                 f"is {constant}. A larger alpha, or n_lags, takes less sure ones."
             )
-        elif (
-            "horizon" in found
-            and self.n_lags != "auto"
-            and self.rank_one
-            and n_found < self.n_lags
-            and not found["is_constant"]
-        ):
+        elif self.n_lags != "auto" and self.rank_one and n_found < self.n_lags:
             warn(
                 f"Only {n_found} of n_lags={self.n_lags} lags can be told apart, given "
                 f"{n} rounds and horizon={self.horizon}."
             )
+
+    def _warn_of_limit(self, found, *, depth):
         if not found["converged"]:
-            warn(
+            warnings.warn(
                 f"solver={self.solver!r} did not converge in max_iter={self.max_iter} "
                 "iterations. Increase max_iter or tol.",
                 ConvergenceWarning,
+                stacklevel=depth,
             )
 
 
@@ -1082,7 +1082,7 @@ def _longest_lag(lengths, share):
     longest = int(lengths.max())
     if share == 1:
         return longest - 1
-    lags = np.arange(longest)
-    n_at_lag = np.maximum(lengths[:, None] - lags, 0).sum(0)
+    n_as_long = np.bincount(lengths)[::-1].cumsum()[::-1]  # trajectories, by length
+    n_at_lag = n_as_long[::-1].cumsum()[::-1][1:]  # rows with a context j rounds ago
     wanted = longest - longest // share
-    return max(0, int(lags[n_at_lag > wanted].max(initial=0)))
+    return int(np.flatnonzero(n_at_lag > wanted).max(initial=0))
