@@ -57,6 +57,7 @@ def _serve(pipe, solve, describe, make, warm_up):
     """Solve a problem for each seed that arrives, until the process is stopped."""
     warnings.simplefilter("ignore")  # of convergence: the tables judge the answers
     describe(warm_up, solve(warm_up))
+    pipe.send("warm")
     while True:
         problem = make(seed=pipe.recv())
         pipe.send("made")
@@ -89,6 +90,8 @@ def race(solvers, describe, make, warm_up, *, repeats, timeout, threads=None):
         name: Contender(solve, describe, make, warm_up, (threads or {}).get(name, 1))
         for name, solve in solvers.items()
     }
+    for contender in contenders.values():
+        contender.pipe.recv()  # it is warm, and does not disturb the others' first turn
     turns = {name: [] for name in solvers}
     for seed in range(repeats):
         for name, contender in contenders.items():

@@ -28,7 +28,7 @@ NOISE_ROUNDS, NOISE_TOL = 8, 0.02
 # How many groups OMP looks ahead, and the part of the level that is spent on it.
 LOOK_AHEAD, AHEAD_SHARE = 4, 0.3
 # By how much the gains of single groups are raised to see whether looking ahead pays.
-AHEAD_SLACK = 1.2
+AHEAD_SLACK = 1.1
 # Steps of the power method, and the margin by which its lower bound is raised.
 POWER_STEPS, POWER_MARGIN = 20, 1.1
 

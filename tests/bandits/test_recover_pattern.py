@@ -334,7 +334,7 @@ def test_the_operator_on_rows_without_noise_recovers_exactly():
 
 def test_lags_that_hide_each_other_are_found_together():
     found = {True: 0, False: 0}
-    for seed in range(20):
+    for seed in range(30):
         X, y = make_long_horizon_rewards(
             150, 10, lags=(3, 20, 41, 60), weights=[0.5] * 4, random_state=seed
         )
@@ -347,8 +347,8 @@ def test_lags_that_hide_each_other_are_found_together():
                 solution = recover_pattern(series, 75, Recipe(**RECIPE))
             support = solution.value.pattern.support.tolist()
             found[ahead] += support == [3, 20, 41, 60]
-    # measured over 40 draws: .90 and .35
-    assert found[True] >= 14
+    # measured over 60 draws: .8 and .45; three standard errors of 30 are .22
+    assert found[True] >= 30 * (0.8 - 0.22)
     assert found[True] > found[False] + 4
 
 
