@@ -104,7 +104,8 @@ def omp(problem, rule, watch):
         is_sure = rule.n_lags is not None
         if not is_sure and moments is taken:
             is_sure = bool(scores[j] > rule.threshold)
-            if not (is_sure or _might_pass(scores, moments, n_open, rule.alpha)):
+            size, n_left = problem.group_size, moments.n_free - len(moments.cross)
+            if not (is_sure or _might_pass(scores, size, n_left, n_open, rule.alpha)):
                 break
         moments = add_groups(problem, moments, [j])
         coef = solve(moments.gram, moments.cross)
@@ -134,20 +135,16 @@ def _pass_together(taken, moments, rss, n_open, alpha):
     return gain > rss * _least_gain(k, n_new, n_left, n_open, alpha)
 
 
-def _might_pass(scores, moments, n_open, alpha):
+def _might_pass(scores, size, n_left, n_open, alpha):
     """Tell whether some of the largest could pass if they explained different things.
 
     Lags that correlate may explain more together than one by one: hence the slack.
     """
-    m = moments.size() or 1
     largest = scores.topk(min(LOOK_AHEAD, len(scores))).values.clamp(min=0).tolist()
-    n_left = moments.n_free - len(moments.cross)
     for k in range(2, len(largest) + 1):
         gain = AHEAD_SLACK * sum(largest[:k]) / n_left  # of the residual's squares
-        left = n_left - k * m
-        if left > 0 and gain > max(0, 1 - gain) * _least_gain(
-            k, k * m, left, n_open, alpha
-        ):
+        wanted = _least_gain(k, k * size, n_left - k * size, n_open, alpha)
+        if gain > max(0.0, 1 - gain) * wanted:
             return True
     return False
 
