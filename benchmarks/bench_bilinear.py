@@ -1,15 +1,13 @@
 """Measure BilinearSystemIdentifier: time, memory, conditioning, stability, runs."""
 
 import os
-import re
 import time
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from race import race, run, show
+from race import as_measured, peak, race, run, show
 from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import make_pipeline
@@ -170,24 +168,6 @@ def in_pieces(problem, n_rows=1000):
 
 
 # Memory
-
-
-def peak(problem, solve):
-    """Return the resident memory that a fit adds at its peak, in MiB."""
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    before = resident("VmRSS")
-    solve(problem)
-    return {"peak beyond the data, MiB": (resident("VmHWM") - before) / 1024}
-
-
-def resident(name):
-    """Read a line of the process's memory, in KiB. Only Linux has these files."""
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(rf"{name}:\s*(\d+) kB", status)[1])
-
-
-def as_measured(problem, answer):
-    return answer
 
 
 def memory(options):

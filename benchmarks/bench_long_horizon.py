@@ -1,16 +1,14 @@
 """Measure SparseDependenceBandit: time, memory, recovery, products with Xi, regret."""
 
 import os
-import re
 import time
 import warnings
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from race import race, run, show
+from race import as_measured, peak, race, run, show
 from sklearn.linear_model import Lasso, LassoCV
 from sklearn.model_selection import TimeSeriesSplit
 from threadpoolctl import threadpool_limits
@@ -148,24 +146,6 @@ def by(size):
 
 
 # Memory
-
-
-def peak(problem, solve):
-    """Return the resident memory that a fit adds at its peak, in MiB."""
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    before = resident("VmRSS")
-    solve(problem)
-    return {"peak beyond the data, MiB": (resident("VmHWM") - before) / 1024}
-
-
-def resident(name):
-    """Read a line of the process's memory, in KiB. Only Linux has these files."""
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(rf"{name}:\s*(\d+) kB", status)[1])
-
-
-def as_measured(problem, answer):
-    return answer
 
 
 def memory(options):

@@ -1,7 +1,6 @@
 """Measure PromptAttention: a gradient, whole fits, memory, digits among distractors."""
 
 import os
-import re
 import time
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from race import race, run, show
+from race import as_measured, race, resident, run, show
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
@@ -235,16 +234,6 @@ def peak_of_fit(problem, pad=False):
     return {"peak beyond the tokens / tokens": added}
 
 
-def resident(name):
-    """Read a line of the process's memory, in KiB. Only Linux has these files."""
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(rf"{name}:\s*(\d+) kB", status)[1])
-
-
-def same(problem, answer):
-    return answer
-
-
 def memory(options):
     size = SIZES[-1]
     rows = race(
@@ -252,7 +241,7 @@ def memory(options):
             "PromptAttention()": peak_of_fit,
             "PromptAttention(), padded": partial(peak_of_fit, pad=True),
         },
-        same,
+        as_measured,
         partial(make_problem, size),
         make_problem((40, 4, 3)),
         repeats=1,

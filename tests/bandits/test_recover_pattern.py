@@ -11,7 +11,7 @@ from sklearn.linear_model import Lasso
 from sklearn_attn.bandits._lagged import LaggedContexts
 from sklearn_attn.bandits._lagged_problem import LaggedProblem, Series
 from sklearn_attn.bandits._recover_pattern import Recipe, recover_pattern
-from sklearn_attn.bandits._select_lags import proximal_descent
+from sklearn_attn.bandits._select_lags import Rule, proximal_descent, scaled_lasso
 from sklearn_attn.bandits._support_fit import (
     Moments,
     add_groups,
@@ -103,6 +103,41 @@ def test_the_group_lasso_meets_its_optimality_conditions():
     assert float(torch.linalg.vector_norm(pull[zero], dim=1).max()) < penalty
     there = penalty * B[~zero] / sizes[~zero, None]
     torch.testing.assert_close(pull[~zero], there, atol=1e-8, rtol=0)
+
+
+def test_the_noise_that_the_lasso_is_scaled_by_is_that_of_the_data():
+    # of as many coefficients as rows, those that are used cost degrees of freedom
+    X, y = make_long_horizon_rewards(150, 10, lags=(2, 11), noise=0.5, random_state=0)
+    problem = problem_of(plain(X, y), 50, white=False)
+    rule = Rule.of(
+        problem, n_lags=None, max_lags=20, alpha=0.05, max_iter=5000, tol=1e-8
+    )
+    watched = []
+    solution = scaled_lasso(
+        problem, rule, lambda losses, B: watched.append(len(losses)), grouped=False
+    )
+    B = solution.value
+    r = problem.residual(problem.contexts.forward(B))
+    used = int((B != 0).sum())
+    sigma = float(r.square().sum() / (149 - used)) ** 0.5
+    level = np.sqrt(2 * np.log(500) / 150)
+    pull = float(problem.contexts.adjoint(r).abs().max()) / 150
+    # the gradient on the support is the penalty, half of the level times this noise
+    assert pull == pytest.approx(0.5 * sigma * level, rel=0.05)
+    assert used > 20
+    assert watched == list(range(1, solution.n_iter + 1))
+
+
+def test_pursuit_that_goes_round_in_a_circle_ends():
+    # lags that correlate: the gradient step leaves what least squares has taken
+    rng = np.random.RandomState(0)
+    for seed in range(20):
+        X = np.cumsum(rng.standard_normal((60, 1)), axis=0)
+        y = rng.standard_normal(60)
+        recipe = Recipe(**RECIPE | {"solver": "htp", "n_lags": 2, "max_iter": 500})
+        solution = recover_pattern(series_of(X, y), 25, recipe)
+        assert solution.converged, seed
+        assert solution.n_iter < 400
 
 
 def test_the_lasso_never_climbs():
@@ -246,6 +281,37 @@ def test_statistics_of_null_lags_follow_the_chi_square_law():
         # mean 4 and variance 8, of 400 values; three standard errors
         assert q.mean() == pytest.approx(4, abs=3 * np.sqrt(8 / 400))
         assert q.var() == pytest.approx(8, rel=0.35)
+
+
+@pytest.mark.parametrize("by_feature", [True, False])
+@pytest.mark.parametrize("order", [0, 1])
+def test_statistics_allow_for_games_that_begin_with_nothing(by_feature, order):
+    # contexts far from zero: centred, what was chosen before is far from the others
+    rng = np.random.RandomState(0)
+    q = []
+    for _ in range(160):
+        Z = rng.standard_normal((300, 5))
+        for t in range(1, 300 if order else 1):
+            Z[t] += 0.7 * Z[t - 1]
+        X, y = Z[:, :4] + np.array([3.0, 0, 0, -2.0]) * Z.std(), Z[:, 4]
+        series = Series.of(
+            X,
+            y,
+            np.zeros(300, dtype=int),
+            150,
+            centre=True,
+            is_counted=np.ones(300, dtype=bool),
+            like=DOUBLE,
+            from_nothing=[0],
+        )
+        series = series.whitened(order) if order else series
+        problem = problem_of(series, 150, white=not by_feature, by_feature=by_feature)
+        r = problem.residual(torch.zeros_like(problem.y))
+        # the longest lags, before which half of the rows had nothing
+        q.append(problem.statistic(r, 0)[-80 if by_feature else -20 :].numpy())
+    degrees = 1 if by_feature else 4
+    # correlated values of 160 draws; without the allowance, the means are far above
+    assert np.mean(q) == pytest.approx(degrees, rel=0.2)
 
 
 def test_a_filter_makes_slow_contexts_white_and_keeps_the_pattern():
