@@ -125,15 +125,17 @@ class DependencePattern:
     @property
     def theta(self) -> np.ndarray:
         """Direction of the total, of norm 1."""
-        sizes = np.linalg.norm(self.blocks, axis=1)
-        total, scale = self.total, sizes.sum()
+        largest = np.abs(self.blocks).max(initial=0.0)
+        if largest == 0:
+            return np.zeros(self.n_features)
+        blocks = self.blocks / largest  # whose squares are in range
+        sizes = np.linalg.norm(blocks, axis=1)
+        total, scale = blocks.sum(0), sizes.sum()
         # weights that cancel leave only rounding in their sum
         if np.linalg.norm(total) > self.n_features * np.finfo(float).eps * scale:
             return total / np.linalg.norm(total)
-        if scale == 0:
-            return np.zeros(self.n_features)
         first = np.flatnonzero(sizes)[0]
-        return self.blocks[first] / sizes[first]
+        return blocks[first] / sizes[first]
 
     @property
     def lag_weights(self) -> np.ndarray:

@@ -104,6 +104,13 @@ class LongHorizonBandit:
 
         return Discrete(self.n_arms)
 
+    @property
+    def n_left(self) -> Any:
+        """Rounds left of the game; None if it goes on for ever."""
+        if self.n_rounds is None:
+            return None
+        return self.n_rounds - getattr(self, "_t", 0)
+
     def reset(self, *, seed: Any = None, options: Any = None) -> tuple:
         """Begin a game: nothing was chosen before.
 
@@ -208,6 +215,11 @@ class LongHorizonBandit:
             metadata = game.metadata
             observation_space = game.observation_space
             action_space = game.action_space
+            n_rounds = game.n_rounds
+
+            @property
+            def n_left(self):
+                return game.n_left
 
             def reset(self, *, seed=None, options=None):
                 super().reset(seed=seed)

@@ -16,6 +16,9 @@ from ._lagged import LaggedContexts, lay_out
 # Directions of less variance, relative to the largest, carry rounding and nothing else,
 # be it that of single precision.
 RANK_TOLERANCE = 1e-10
+# Contexts of zero are far from a game's if their squared distance from the mean is so
+# many times that of a context. With a policy that chooses the best arm, it is less.
+FAR = 2.0
 # A feature is constant if it varies by less, relative to its size.
 ROUNDING = 16 * np.finfo(float).eps
 # A lag is tested once so many rows per feature have a context that long ago. With
@@ -43,6 +46,9 @@ class Series:
         1 where the reward is to be explained.
     nothing : torch.Tensor of shape (d,)
         The x of a context of zero.
+    has_ramp : bool
+        Whether a feature is constant from the first round of a game on, and was zero
+        before: what it pays is not seen but in rewards that rise at first.
     x_mean, x_scale : ndarray of shape (d,)
         Mean of the contexts, and what they were divided by.
     y_mean, y_scale : float
@@ -57,6 +63,7 @@ class Series:
     before: torch.Tensor | None
     counted: torch.Tensor
     nothing: torch.Tensor
+    has_ramp: bool
     x_mean: np.ndarray
     x_scale: np.ndarray
     y_mean: float
@@ -93,7 +100,31 @@ class Series:
         ]
         if not before.any():
             tensors[3] = None
-        return cls(*tensors, x_mean, x_scale, y_mean, y_scale, places)
+        is_constant = ~x.any(0) & (x_mean != 0)
+        has_ramp = len(from_nothing) > 0 and bool(is_constant.any())
+        return cls(*tensors, has_ramp, x_mean, x_scale, y_mean, y_scale, places)
+
+    @property
+    def longest(self):
+        """Rounds of the longest trajectory."""
+        ends = np.flatnonzero(np.diff(np.append(_numpy(self.exists), 0.0)) < 0)
+        starts = np.flatnonzero(np.diff(np.insert(_numpy(self.exists), 0, 0.0)) > 0)
+        return int((ends - starts).max(initial=-1)) + 1
+
+    def is_far_from_nothing(self):
+        """Tell whether a game begins with a step that random contexts do not make."""
+        if self.has_ramp or self.before is None:
+            return self.has_ramp
+        units = torch.as_tensor(whitening(self)).to(self.x)
+        distance = float((self.nothing @ units).square().sum())
+        return distance > FAR * max(1, units.shape[1])
+
+    def with_past(self, n_lags):
+        """Return the series with those rewards only that have so many contexts."""
+        n_so_far = torch.nn.functional.pad(self.exists.cumsum(0), (n_lags, 0))
+        has_past = n_so_far[n_lags:] - n_so_far[:-n_lags] >= n_lags - 0.5
+        counted = self.counted * has_past
+        return replace(self, y=counted * self.y, counted=counted)
 
     def whitened(self, order):
         """Filter contexts and rewards alike, so that contexts forget what was before.
@@ -123,10 +154,14 @@ class Series:
         )
 
 
+def _numpy(tensor):
+    return tensor.double().cpu().numpy()
+
+
 def _largest(x):
     """Return the largest size in each column, to a power of two; 1 for zeros."""
     size = np.abs(x).max(0, initial=0.0)
-    return np.exp2(np.frexp(np.where(size > 0, size, 1.0))[1])
+    return np.exp2(np.frexp(np.where(size > 0, size, 1.0))[1] - 1.0)
 
 
 def second_moment(series):
@@ -203,6 +238,9 @@ class LaggedProblem:
     def of(cls, series, horizon, *, white, by_feature, has_intercept, chunk_size):
         """Choose units and prepare the products with Xi."""
         units = whitening(series) if white else scaling(series)
+        y = series.y
+        if has_intercept:
+            y = y - series.counted * (y.sum() / series.counted.sum().clamp(min=1.0))
         to = {"device": series.x.device, "dtype": series.x.dtype}
         metric = None
         if not white and not by_feature:  # of statistics, for features that correlate
@@ -218,7 +256,7 @@ class LaggedProblem:
         to_units = torch.as_tensor(units, **to)
         return cls(
             lagged(series.x @ to_units),
-            series.y,
+            y,
             series.counted,
             units,
             there,

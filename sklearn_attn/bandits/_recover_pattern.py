@@ -4,7 +4,7 @@ phi = w (x) theta  has  s + d - 1  unknowns instead of  s d,  and its error is
 sigma sqrt((s + d - 1) / T)  instead of  sigma sqrt(s d / T)
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -83,8 +83,9 @@ def recover_pattern(series, horizon, recipe, on_iteration=lambda *_: False):
     been found, and True ends the search.
     """
     white = recipe.rank_one and recipe.solver not in BY_ENTRY
+    longest, is_filtered = series.longest, True
 
-    def problem_of(series):
+    def problem_of(series, horizon):
         return LaggedProblem.of(
             series,
             horizon,
@@ -97,9 +98,19 @@ def recover_pattern(series, horizon, recipe, on_iteration=lambda *_: False):
     if not (second_moment(series).any() and series.counted.any()):
         nothing = _nothing(series, horizon, by_feature=not recipe.rank_one)
         return Solution(nothing, 1, True, {"loss": [0.0]})
-    problem = tested = problem_of(series)
+    tested_series, tested_lags = series, horizon
+    if series.is_far_from_nothing():
+        # steps at the start would pass for lags: the choice is left to later rewards
+        tested_lags = max(1, min(horizon, longest // 2))
+        tested_series = replace(series.with_past(tested_lags), before=None)
     if recipe.prewhiten:
-        tested = problem_of(series.whitened(recipe.prewhiten))
+        filtered = tested_series.whitened(recipe.prewhiten)
+        is_filtered = filtered.counted.sum() > tested_series.counted.sum() / 2
+        tested_series = filtered if is_filtered else tested_series
+    problem = problem_of(series, horizon)
+    tested = problem
+    if tested_series is not series:
+        tested = problem_of(tested_series, tested_lags)
     rule = Rule.of(
         tested,
         n_lags=recipe.n_lags,
@@ -135,6 +146,9 @@ def recover_pattern(series, horizon, recipe, on_iteration=lambda *_: False):
     if tested is problem:
         moments = moments.keep(np.argsort(moments.groups))
     else:
+        if series.has_ramp and groups:
+            series = series.with_past(1 + int(problem.lags_of(groups).max()))
+            problem = problem_of(series, horizon)
         moments = add_groups(problem, no_moments(problem), groups)
     coef = solve(moments.gram, moments.cross)
     units = problem.units / series.x_scale[:, None]  # to contexts as they came
@@ -154,10 +168,11 @@ def recover_pattern(series, horizon, recipe, on_iteration=lambda *_: False):
         _pattern(problem, B.reshape(horizon, -1)),
         n_coef,
         _direction_cov(theta, covariance),
-        _by_lag(problem, scores),
+        _by_lag(tested, scores, horizon),
         rule.threshold,
     )
-    return Solution(found, chosen.n_iter, chosen.converged, chosen.history)
+    history = chosen.history | {"is_filtered": bool(is_filtered)}
+    return Solution(found, chosen.n_iter, chosen.converged, history)
 
 
 def _by_lasso_alone(series, problem, rule, recipe, watch):
@@ -186,7 +201,7 @@ def _by_lasso_alone(series, problem, rule, recipe, watch):
         problem,
         pattern,
         n_coef,
-        scores=_by_lag(problem, scores),
+        scores=_by_lag(problem, scores, problem.horizon),
         threshold=rule.threshold,
     )
     return Solution(found, solution.n_iter, solution.converged, solution.history)
@@ -260,18 +275,19 @@ def _total(problem, units, moments, coef):
 
 def _direction_cov(vector, covariance):
     """Return the covariance of a vector's direction, from that of the vector."""
-    length = np.linalg.norm(vector)
-    if length == 0:
+    largest = np.abs(vector).max(initial=0.0)
+    if largest == 0:
         return np.full_like(covariance, np.nan)
+    vector, covariance = vector / largest, covariance / largest / largest
+    length = np.linalg.norm(vector)
     across = np.eye(len(vector)) - np.outer(vector, vector) / length**2
     return across @ covariance @ across / length**2
 
 
-def _by_lag(problem, scores):
+def _by_lag(problem, scores, horizon):
     """Return statistics as (h,), or as (h, d) if each feature has lags of its own."""
-    if not problem.by_feature:
-        return scores
-    table = np.full((problem.horizon, len(problem.units)), np.nan)
-    varying = np.flatnonzero(problem.units.any(axis=1))
-    table[:, varying] = scores.reshape(problem.horizon, -1)
-    return table
+    n_features = len(problem.units) if problem.by_feature else 1
+    table = np.full((horizon, n_features), np.nan)
+    varying = np.flatnonzero(problem.units.any(axis=1)) if problem.by_feature else [0]
+    table[: problem.horizon, varying] = scores.reshape(problem.horizon, -1)
+    return table if problem.by_feature else table[:, 0]

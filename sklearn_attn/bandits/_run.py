@@ -83,8 +83,7 @@ def run(
     >>> bool(regret[-1] - regret[200] < regret[200])
     True
     """
-    if not isinstance(n_rounds, Integral) or n_rounds < 1:
-        raise ValueError(f"n_rounds must be a positive integer; got {n_rounds!r}.")
+    check_n_rounds(n_rounds)
     if seed is not None and observation is not None:
         raise ValueError("A seed is for the reset that going on leaves out.")
     if observation is None:
@@ -105,3 +104,9 @@ def run(
         np.cumsum(np.array(regret, dtype=float)),
         observation,
     )
+
+
+def check_n_rounds(n_rounds: Any) -> None:
+    """Refuse what is no number of rounds to play."""
+    if not isinstance(n_rounds, Integral) or n_rounds < 1:
+        raise ValueError(f"n_rounds must be a positive integer; got {n_rounds!r}.")

@@ -50,7 +50,7 @@ from ._lagged_problem import Series
 from ._policy_value import additive_lag_ips, direct
 from ._recover_pattern import Recipe, recover_pattern
 from ._round_log import RoundLog
-from ._run import run
+from ._run import check_n_rounds, run
 
 # Rounds of uniform exploration: enough for the tests to begin, and for all features.
 LEAST_EXPLORED, EXPLORED_PER_FEATURE = 50, 5
@@ -128,7 +128,7 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
     allow_missing_y : bool, default=False
         Whether rewards may be NaN: their contexts count, they themselves do not.
     group_column : int or str, default=None
-        Column of X that names the trajectory of a row. No lag reaches from one
+        Column of X whose numbers name the trajectory of a row. No lag reaches from one
         trajectory into another. None is one trajectory, or those of `groups`.
     max_iter : int, default=1000
         Limit of iterations of "htp" and of the Lassos.
@@ -206,7 +206,9 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
     Before the first row of a table, something unknown was done. It counts as average,
     so that the first rows are noisier by what they miss; lags up to half of a table are
     looked at. Before the first round of a game, nothing was done, and a lag is looked
-    at as soon as four rounds for each feature tell of it.
+    at as soon as four rounds for each feature tell of it, also of tables besides. If
+    contexts of zero are far from those of the game, lags are chosen by rounds that have
+    a full past.
 
     The model keeps the rounds that it has seen, for fits to come.
 
@@ -442,7 +444,9 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
                 f"X_history must be 'auto', None or contexts; got {X_history!r}."
             )
         given = None
-        is_late = rounds.labels is None and _is_before(rounds.first, self._last_time)
+        is_late = rounds.labels is None and _is_before(
+            rounds.first, self._last_time, or_at=True
+        )
         if is_auto and is_late:
             warnings.warn(
                 f"X begins at {rounds.first}, before the rounds seen so far end, at "
@@ -647,7 +651,8 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
         Raises
         ------
         ValueError
-            If contexts are not finite or have another shape.
+            If contexts are not finite or have another shape, or `n_left` is no number
+            of rounds.
         """
         started = hasattr(self, "_log")
         n_features = self._log.x.shape[1] if started else None
@@ -657,10 +662,12 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
         ends_at = getattr(self, "_ends_at", None)
         if n_left is None and ends_at is not None:
             n_left = ends_at - self._log.n - 1
+        if n_left is not None and not (isinstance(n_left, Integral) and n_left >= 0):
+            raise ValueError(f"n_left must be an integer, 0 or more; got {n_left!r}.")
         if self.action_value == "total":
             n_left = None
         if self._log.n < self._n_explored() or not self._knows():
-            arm = int(self._rng.randint(len(contexts)))
+            arm = int(self._generator().randint(len(contexts)))
         else:
             arm = int((contexts @ self.pattern_.within(n_left)).argmax())
         self._pending = tuple(contexts[arm].tolist())
@@ -715,11 +722,13 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
         SimulationResult
             Actions, rewards, regret, and the last observation.
         """
+        check_n_rounds(n_rounds)
         if observation is None and hasattr(self, "_log") and self._log.n:
             self.new_trajectory()
-        length = n_rounds
-        if observation is None and getattr(environment, "n_rounds", None):
-            length = min(n_rounds, environment.n_rounds)
+        left = getattr(
+            environment, "n_rounds" if observation is None else "n_left", None
+        )
+        length = n_rounds if left is None else min(n_rounds, left)
         self._ends_at = self.n_seen_ + length
         try:
             return run(self, environment, n_rounds, seed=seed, observation=observation)
@@ -738,7 +747,7 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
         """
         if hasattr(self, "_log"):
             self._current = (GAME, len(self._log.labels))
-            self._pending = None
+            self._pending = self._last_time = None
         return self
 
     @property
@@ -805,9 +814,7 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
         """Forget all rounds."""
         self._log = RoundLog.empty(n_features)
         self._current = (TABLE, 0)
-        # of its own, so that neither NumPy's generator nor the user's moves with play
-        seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
-        self._rng = np.random.RandomState(seed)
+        self._rng = None  # until an arm is drawn
         self._pending = self._last_time = None
         self._is_single = True
         self.epoch_ = self._n_played_epochs = 0
@@ -815,12 +822,14 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
 
     def _add(self, X, rounds):
         """Remember the rounds of a table."""
+        if self._log.n == 0:  # an action that waits makes no game of a table
+            self._current = (TABLE, 0)
         self._log = self._log.add(
             rounds.x, rounds.y, labels=rounds.labels, label=self._current
         )
         self._current = self._log.labels[self._log.codes[-1]]
         self._pending = None
-        self._last_time = rounds.last
+        self._last_time = self._last_time if rounds.last is None else rounds.last
         self._is_single = self._is_single and _is_single(X)
 
     def _past(self, name):
@@ -846,6 +855,13 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
         self.n_features_in_ = n_features
         return self
 
+    def _generator(self):
+        """Return a generator of its own, so that nobody else's moves with play."""
+        if self._rng is None:
+            seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
+            self._rng = np.random.RandomState(seed)
+        return self._rng
+
     def _n_explored(self):
         n = self.explore_rounds
         if n is None:
@@ -867,6 +883,7 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
         else:
             self._refit_at = max(n + 1, math.ceil(self.refit_growth * n))
 
+    @fit_context(prefer_skip_nested_validation=True)
     def _refit(self):
         """Fit to the rounds that were played, or to those of the epoch."""
         first = self._epoch_start if self.solver == "quarters" else 0
@@ -874,7 +891,9 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
         if np.isnan(self._log.y[first:]).all():  # nothing to learn from
             self._plan()
         else:
+            self._check_settings()
             self._learn(first, getattr(self, "theta_", None), lambda *_: False)
+        return self
 
     def _learn_and_report(self, X, y):
         """Fit to all rounds, and tell callbacks of it."""
@@ -971,7 +990,8 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
             "is_constant": is_constant,
             "too_few": too_few,
             "horizon": horizon,
-            "is_filtered": prewhiten == self.prewhiten,
+            "is_filtered": prewhiten == self.prewhiten
+            and solution.history.get("is_filtered", True),
         }
 
     def _attributes(self, found, losses, like):
@@ -1023,8 +1043,8 @@ class SparseDependenceBandit(CallbackSupportMixin, RegressorMixin, BaseEstimator
             )
         if not found["is_filtered"]:
             warn(
-                f"{n} rounds are too few for a filter of order {self.prewhiten}; "
-                "contexts are not prewhitened."
+                f"{n} rounds are too few for a filter of order {self.prewhiten}, or "
+                "too many rewards are missing; contexts are not prewhitened."
             )
         if n_found == 0:
             constant = "their mean" if self.fit_intercept else "zero"
@@ -1066,11 +1086,17 @@ def _is_game(name):
     return isinstance(name, tuple) and name[0] == GAME
 
 
-def _is_before(first, last):
-    """Tell whether a time is before another, or there is nothing to compare."""
-    if first is None or last is None or type(first) is not type(last):
+def _is_before(first, last, *, or_at=False):
+    """Tell whether a time is before another; without both, it is not."""
+    if first is None or last is None:
         return False
-    return bool(first <= last)
+    try:
+        return bool(first <= last if or_at else first < last)
+    except TypeError:
+        raise ValueError(
+            f"Times of rows that follow each other must compare; got {first!r} after "
+            f"{last!r}."
+        ) from None
 
 
 def _longest_lag(lengths, share):

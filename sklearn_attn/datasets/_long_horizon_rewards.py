@@ -80,8 +80,9 @@ def make_long_horizon_rewards(
     """
     _check_counts(n_rounds=n_rounds, n_features=n_features)
     lags = _check_lags(lags)
-    if not noise >= 0:
-        raise ValueError(f"noise must be 0 or more; got {noise}.")
+    _check_noise(noise)
+    if not np.isfinite(intercept):
+        raise ValueError(f"intercept must be finite; got {intercept}.")
     rng = check_random_state(random_state)
     weights = _check_weights(weights, len(lags), rng)
     if theta is None:
@@ -158,14 +159,13 @@ def make_digit_rewards(
     """
     _check_counts(n_rounds=n_rounds)
     lags = _check_lags(lags)
-    if not noise >= 0:
-        raise ValueError(f"noise must be 0 or more; got {noise}.")
+    _check_noise(noise)
     payoffs = np.arange(N_DIGITS) / N_DIGITS if payoffs is None else payoffs
     payoffs = np.asarray(payoffs, dtype=float)
-    if payoffs.shape != (N_DIGITS,):
+    if payoffs.shape != (N_DIGITS,) or not np.isfinite(payoffs).all():
         raise ValueError(
-            f"payoffs must have shape ({N_DIGITS},), one for each digit; got "
-            f"{payoffs.shape}."
+            f"payoffs must be finite, of shape ({N_DIGITS},), one for each digit; got "
+            f"shape {payoffs.shape}."
         )
     if subset == "all":
         images, labels = load_digits(return_X_y=True)
@@ -190,8 +190,13 @@ def _check_counts(**counts):
             raise ValueError(f"{name} must be a positive integer; got {count!r}.")
 
 
+def _check_noise(noise):
+    if not 0 <= noise < np.inf:
+        raise ValueError(f"noise must be 0 or more, and finite; got {noise}.")
+
+
 def _check_lags(lags):
-    lags = tuple(lags)
+    lags = tuple(np.atleast_1d(np.asarray(lags, dtype=object)).tolist())
     integers = all(isinstance(lag, Integral) and lag >= 0 for lag in lags)
     if not (lags and integers and len(set(lags)) == len(lags)):
         raise ValueError(
