@@ -9,8 +9,10 @@ from sklearn_attn.datasets import (
     make_bloch_spin,
     make_boost_converter,
     make_digit_bags,
+    make_digit_rewards,
     make_joint_tokens,
     make_koopman_lift,
+    make_long_horizon_rewards,
     make_macrospin,
     make_rigid_body,
     make_rotation_flow,
@@ -332,3 +334,49 @@ def test_motions_stay_on_the_manifold_and_noise_turns_targets(make):
 def test_motions_that_cannot_be_are_refused(make, arguments, message):
     with pytest.raises(ValueError, match=message):
         make(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "match"),
+    [
+        (
+            make_long_horizon_rewards,
+            {"noise": np.inf},
+            "noise must be 0 or more, and fin",
+        ),
+        (make_long_horizon_rewards, {"intercept": np.nan}, "intercept must be finite"),
+        (make_long_horizon_rewards, {"lags": (1, 1)}, "distinct integers"),
+        (make_long_horizon_rewards, {"lags": ()}, "one or more distinct"),
+        (make_long_horizon_rewards, {"lags": (-1,)}, "0 or more"),
+        (
+            make_long_horizon_rewards,
+            {"weights": [1.0]},
+            r"weights must have shape \(5,\)",
+        ),
+        (make_long_horizon_rewards, {"theta": [1.0]}, r"theta must have shape \(20,\)"),
+        (make_long_horizon_rewards, {"n_rounds": 0}, "n_rounds must be a positive"),
+        (make_digit_rewards, {"payoffs": [np.nan] * 10}, "payoffs must be finite"),
+        (make_digit_rewards, {"payoffs": [1.0]}, r"of shape \(10,\)"),
+        (make_digit_rewards, {"subset": "some"}, "subset must be"),
+    ],
+)
+def test_rewards_that_make_no_sense_are_refused(make, options, match):
+    with pytest.raises(ValueError, match=match):
+        make(**options)
+
+
+def test_rewards_come_as_many_rounds_later_as_is_said():
+    X, y, pattern = make_long_horizon_rewards(
+        50, 3, lags=4, weights=[2.0], noise=0, random_state=0, return_pattern=True
+    )
+    np.testing.assert_allclose(y[4:], 2 * X[:-4] @ pattern.theta)
+    np.testing.assert_array_equal(y[:4], 0)
+    X, y, digits = make_digit_rewards(
+        60, lags=(0, 7), weights=[1.0, 2.0], noise=0, random_state=0, return_digits=True
+    )
+    np.testing.assert_allclose(y[7:], (digits[7:] + 2 * digits[:-7]) / 10)
+    sizes = {
+        subset: len({*map(bytes, make_digit_rewards(9000, subset=subset)[0])})
+        for subset in ("train", "test", "all")
+    }
+    assert sizes["test"] < sizes["train"] < sizes["all"]

@@ -19,7 +19,15 @@ from ._select_lags import (
     omp,
     scaled_lasso,
 )
-from ._support_fit import add_groups, no_moments, prune, rank_one, solve, wald
+from ._support_fit import (
+    Moments,
+    add_groups,
+    no_moments,
+    prune,
+    rank_one,
+    solve,
+    wald,
+)
 
 # Solvers whose penalty sees single features, so that they are scaled and not rotated.
 BY_ENTRY = ("lasso", "quarters")
@@ -82,76 +90,45 @@ def recover_pattern(series, horizon, recipe, on_iteration=lambda *_: False):
     `on_iteration(losses, so_far)` is called after each step; `so_far()` is what has
     been found, and True ends the search.
     """
-    white = recipe.rank_one and recipe.solver not in BY_ENTRY
-    longest, is_filtered = series.longest, True
-
-    def problem_of(series, horizon):
-        return LaggedProblem.of(
-            series,
-            horizon,
-            white=white,
-            by_feature=not recipe.rank_one,
-            has_intercept=recipe.has_intercept,
-            chunk_size=recipe.chunk_size,
-        )
-
     if not (second_moment(series).any() and series.counted.any()):
         nothing = _nothing(series, horizon, by_feature=not recipe.rank_one)
         return Solution(nothing, 1, True, {"loss": [0.0]})
-    tested_series, tested_lags = series, horizon
-    if series.is_far_from_nothing():
-        # steps at the start would pass for lags: the choice is left to later rewards
-        tested_lags = max(1, min(horizon, longest // 2))
-        tested_series = replace(series.with_past(tested_lags), before=None)
-    if recipe.prewhiten:
-        filtered = tested_series.whitened(recipe.prewhiten)
-        is_filtered = filtered.counted.sum() > tested_series.counted.sum() / 2
-        tested_series = filtered if is_filtered else tested_series
-    problem = problem_of(series, horizon)
-    tested = problem
-    if tested_series is not series:
-        tested = problem_of(tested_series, tested_lags)
-    rule = Rule.of(
-        tested,
-        n_lags=recipe.n_lags,
-        max_lags=recipe.max_lags,
-        alpha=recipe.alpha,
-        max_iter=recipe.max_iter,
-        tol=recipe.tol,
-    )
+    problem = _problem(series, horizon, recipe)
 
     def watch(losses, coefficients):
         def so_far():
             B = coefficients().double().cpu().numpy()
-            pattern = _pattern(tested, B)
+            pattern = _pattern(problem, B)
             return _describe(series, problem, pattern, np.count_nonzero(B))
 
         return on_iteration(losses, so_far)
 
     if recipe.solver == "quarters":
-        return _by_lasso_alone(series, problem, rule, recipe, watch)
-    if recipe.solver == "omp":
-        chosen = omp(tested, rule, watch)
-    elif recipe.solver == "htp":
-        chosen = htp(tested, rule, watch)
-    else:
-        grouped = recipe.solver == "group_lasso"
-        chosen = lasso(tested, rule, watch, grouped=grouped)
-    moments = chosen.value
-    if recipe.n_lags is None:
-        moments = prune(moments, rule.threshold)
+        return _by_lasso_alone(series, problem, recipe, watch)
+    choice = _choose(series, problem, recipe, watch)
+    if series.is_far_from_nothing():
+        # steps at the start may pass for lags: later rewards may choose better
+        n_lags = max(1, min(horizon, series.longest // 2))
+        later = series.with_past(n_lags)
+        alone = replace(later, before=None)
+        other = _choose(alone, _problem(alone, n_lags, recipe), recipe, _nobody)
+        # a ramp is in no pattern: the rows where it is over are the judges
+        judge = _problem(later, horizon, recipe) if series.has_ramp else problem
+        choice = min((choice, other), key=lambda each: _criterion(judge, each))
+    tested, moments = choice.problem, choice.moments
     coef = solve(moments.gram, moments.cross)
     scores = least_squares_statistics(tested, moments, coef)
     groups = sorted(moments.groups)
+    if series.has_ramp and groups:
+        series = series.with_past(1 + int(problem.lags_of(groups).max()))
+        problem = _problem(series, horizon, recipe)
     if tested is problem:
         moments = moments.keep(np.argsort(moments.groups))
     else:
-        if series.has_ramp and groups:
-            series = series.with_past(1 + int(problem.lags_of(groups).max()))
-            problem = problem_of(series, horizon)
         moments = add_groups(problem, no_moments(problem), groups)
     coef = solve(moments.gram, moments.cross)
-    units = problem.units / series.x_scale[:, None]  # to contexts as they came
+    # to contexts as they came, up to a factor, which a direction does not have
+    units = problem.units / (series.x_scale / series.x_scale.min())[:, None]
     if recipe.rank_one and groups:
         answer = rank_one(moments, coef, nonneg=recipe.nonneg)
         coef = np.outer(answer.w, answer.theta).ravel()
@@ -169,17 +146,102 @@ def recover_pattern(series, horizon, recipe, on_iteration=lambda *_: False):
         n_coef,
         _direction_cov(theta, covariance),
         _by_lag(tested, scores, horizon),
-        rule.threshold,
+        choice.threshold,
     )
-    history = chosen.history | {"is_filtered": bool(is_filtered)}
-    return Solution(found, chosen.n_iter, chosen.converged, history)
+    search = choice.search
+    history = search.history | {"is_filtered": choice.is_filtered}
+    return Solution(found, search.n_iter, search.converged, history)
 
 
-def _by_lasso_alone(series, problem, rule, recipe, watch):
+@dataclass(frozen=True)
+class Choice:
+    """Groups that were chosen, and what they were chosen by.
+
+    Attributes
+    ----------
+    problem : LaggedProblem
+        The rows, filtered if they were to be.
+    moments : Moments
+        What is known of the groups.
+    search : Solution
+        How they were found.
+    threshold : float
+        What a statistic had to exceed.
+    is_filtered : bool
+        Whether there were rows enough for a filter that was asked for.
+    """
+
+    problem: LaggedProblem
+    moments: Moments
+    search: Solution
+    threshold: float
+    is_filtered: bool
+
+
+def _problem(series, horizon, recipe):
+    return LaggedProblem.of(
+        series,
+        horizon,
+        white=recipe.rank_one and recipe.solver not in BY_ENTRY,
+        by_feature=not recipe.rank_one,
+        has_intercept=recipe.has_intercept,
+        chunk_size=recipe.chunk_size,
+    )
+
+
+def _rule(problem, recipe):
+    return Rule.of(
+        problem,
+        n_lags=recipe.n_lags,
+        max_lags=recipe.max_lags,
+        alpha=recipe.alpha,
+        max_iter=recipe.max_iter,
+        tol=recipe.tol,
+    )
+
+
+def _choose(series, problem, recipe, watch):
+    """Choose groups by the rows of a series, filtered if they are to be."""
+    is_filtered = True
+    if recipe.prewhiten:
+        filtered = series.whitened(recipe.prewhiten)
+        is_filtered = bool(filtered.counted.sum() > series.counted.sum() / 2)
+        if is_filtered:
+            problem = _problem(filtered, problem.horizon, recipe)
+    rule = _rule(problem, recipe)
+    if recipe.solver == "omp":
+        search = omp(problem, rule, watch)
+    elif recipe.solver == "htp":
+        search = htp(problem, rule, watch)
+    else:
+        grouped = recipe.solver == "group_lasso"
+        search = lasso(problem, rule, watch, grouped=grouped)
+    moments = search.value
+    if recipe.n_lags is None:
+        moments = prune(moments, rule.threshold)
+    return Choice(problem, moments, search, rule.threshold, is_filtered)
+
+
+def _criterion(problem, choice):
+    """Return Schwarz's criterion of the groups, by the rows of a problem."""
+    moments = add_groups(problem, no_moments(problem), choice.moments.groups)
+    rss = moments.rss(solve(moments.gram, moments.cross))
+    n = problem.n_rows
+    tiny = np.finfo(float).tiny
+    return n * np.log(max(rss, tiny) / n) + len(moments.cross) * np.log(n)
+
+
+def _nobody(losses, coefficients):
+    """Watch a search without an interest in it."""
+    return False
+
+
+def _by_lasso_alone(series, problem, recipe, watch):
     """Take the pattern from the Lasso's coefficients, as the paper's algorithm does.
 
     Its "Approach 1": theta is the leading right singular vector of the coefficients.
     """
+    rule = _rule(problem, recipe)
     solution = scaled_lasso(problem, rule, watch, grouped=False)
     B = solution.value.double().cpu().numpy()
     n_coef = np.count_nonzero(B)

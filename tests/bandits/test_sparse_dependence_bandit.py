@@ -1179,7 +1179,7 @@ def test_too_few_rounds_for_a_filter_are_told(table, solver):
         model.fit(X[:30], y[:30])
 
 
-@pytest.mark.parametrize("scale", [1e-150, 1e-20, 1e20, 1e150])
+@pytest.mark.parametrize("scale", [1e-160, 1e-150, 1e-20, 1e20, 1e150, 1e160])
 @pytest.mark.parametrize("solver", ["omp", "htp", "lasso", "group_lasso", "quarters"])
 def test_sizes_of_numbers_do_not_matter(solver, scale):
     X, y = make_long_horizon_rewards(600, 3, lags=(0, 5), random_state=0)
@@ -1191,10 +1191,140 @@ def test_sizes_of_numbers_do_not_matter(solver, scale):
         large.lag_weights_ / scale, usual.lag_weights_, rtol=1e-6, atol=1e-9
     )
     assert large.noise_std_ / scale == pytest.approx(usual.noise_std_)
+    both = clone(model).fit(X * scale, y * scale)
+    np.testing.assert_allclose(both.theta_, usual.theta_, rtol=1e-6, atol=1e-9)
+    assert np.isfinite(both.lag_weights_).all()
     wide = clone(model).fit(X * scale, y)
     assert wide.support_.tolist() == usual.support_.tolist()
     np.testing.assert_allclose(wide.theta_, usual.theta_, rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(wide.theta_cov_, usual.theta_cov_, rtol=1e-5, atol=1e-9)
+
+
+def far_game(mean, bias=None):
+    """A game of contexts that are not about zero, or with a constant feature."""
+    w = np.zeros(60)
+    w[[10, 25, 40]] = [0.4, 0.3, 0.3]
+
+    def contexts(rng, shape):
+        x = rng.standard_normal(shape) + mean
+        if bias is not None:
+            x[:, -1] = 1.0
+        return x
+
+    theta = [0.6, 0.8, 0.0] if bias is None else [0.6, 0.8, bias]
+    return LongHorizonBandit(DependencePattern.rank_one(w, theta), contexts=contexts)
+
+
+@pytest.mark.parametrize(("mean", "bias"), [(3, None), (1000, None), (0, 0), (0, 5)])
+def test_games_may_begin_far_from_where_they_go_on(mean, bias):
+    for seed in range(3):
+        model = SparseDependenceBandit(horizon=60, random_state=seed)
+        model.simulate(far_game(mean, bias), 800, seed=seed)
+        assert model.support_.tolist() == [10, 25, 40]
+        assert model.theta_[:2] @ [0.6, 0.8] / np.linalg.norm(model.theta_[:2]) > 0.99
+        assert model.noise_std_ == pytest.approx(0.5, rel=0.12)
+        if bias is not None:  # what the constant feature pays is part of the intercept
+            assert model.intercept_ == pytest.approx(bias, abs=0.4)
+
+
+def test_missing_rewards_do_not_stop_a_search_behind_a_filter():
+    X, y = make_long_horizon_rewards(603, 3, lags=(0, 5), random_state=0)
+    y[::2] = np.nan
+    model = SparseDependenceBandit(horizon=10, prewhiten=1, allow_missing_y=True)
+    with pytest.warns(UserWarning, match="too many rewards are missing"):
+        model.fit(X, y)
+    assert model.support_.tolist() == [0, 5]
+
+
+def test_a_game_says_how_much_of_it_is_left():
+    pattern = DependencePattern.rank_one([1.0] + [0.0] * 39 + [-3.0], [0.6, 0.8])
+
+    def play(environment, **options):
+        model = SparseDependenceBandit(
+            horizon=60, action_value="remaining", random_state=0
+        )
+        return model.simulate(environment, 4000, seed=0, **options), model
+
+    expected, _ = play(LongHorizonBandit(pattern, n_rounds=400))
+    pytest.importorskip("gymnasium")
+    wrapped, _ = play(LongHorizonBandit(pattern, n_rounds=400).to_gymnasium())
+    np.testing.assert_array_equal(wrapped.actions, expected.actions)
+    game = LongHorizonBandit(pattern, n_rounds=400)
+    model = SparseDependenceBandit(horizon=60, action_value="remaining", random_state=0)
+    assert game.n_left == 400
+    first = model.simulate(game, 370, seed=0)
+    assert game.n_left == 30
+    second = model.simulate(game, 4000, observation=first.observation)
+    # in the last 30 rounds nothing of -3 is paid
+    best = expected.actions[370:]
+    assert (second.actions == best).mean() > 0.8
+
+
+def test_times_may_be_equal_and_must_compare():
+    X, y = make_long_horizon_rewards(200, 2, lags=(1,), random_state=0)
+    days = pd.to_datetime(np.repeat(pd.date_range("2026-01-01", periods=100), 2))
+    frame = pd.DataFrame(X, index=days)
+    model = SparseDependenceBandit(horizon=20)
+    model.partial_fit(frame[:101], y[:101]).partial_fit(frame[101:], y[101:])
+    with pytest.raises(ValueError, match="must compare"):
+        model.partial_fit(frame.tz_localize("UTC"), y)
+    model.partial_fit(X, y)  # without times
+    with pytest.raises(ValueError, match="must follow those seen"):
+        model.partial_fit(frame[:50], y[:50])
+    model.new_trajectory().partial_fit(frame[:50], y[:50])
+
+
+def test_an_action_that_waits_makes_no_game_of_a_table():
+    X, y = make_long_horizon_rewards(300, 3, lags=(2, 9), random_state=0)
+    model = SparseDependenceBandit(horizon=30, random_state=0)
+    model.act(X[:3])
+    model.partial_fit(X + 3, y)
+    expected = SparseDependenceBandit(horizon=30).fit(X + 3, y)
+    np.testing.assert_array_equal(model.coef_matrix_, expected.coef_matrix_)
+
+
+def test_a_game_that_cannot_begin_changes_nothing(table):
+    X, y, _ = table
+    model = SparseDependenceBandit(horizon=60).fit(X, y)
+    before = model.predict(X[:50])
+    with pytest.raises(ValueError, match="n_rounds must be a positive integer"):
+        model.simulate(game(), -3)
+    np.testing.assert_array_equal(model.predict(X[:50]), before)
+    for n_left in ("a", -5, 2.5):
+        with pytest.raises(ValueError, match="n_left must be an integer"):
+            model.act(X[:3], n_left=n_left)
+
+
+def test_settings_that_change_in_play_are_checked():
+    model = SparseDependenceBandit(horizon=10, explore_rounds=5, random_state=0)
+    for t in range(4):
+        model.act(np.eye(2))
+        model.observe(float(t))
+    model.set_params(horizon=-3)
+    model.act(np.eye(2))
+    with pytest.raises(ValueError, match="'horizon' parameter"):
+        model.observe(1.0)
+
+
+def test_a_fit_draws_nothing(table):
+    X, y, _ = table
+    rng = np.random.RandomState(0)
+    state = rng.get_state()[1].copy()
+    SparseDependenceBandit(horizon=60, random_state=rng).fit(X, y)
+    np.testing.assert_array_equal(rng.get_state()[1], state)
+
+
+def test_an_epoch_does_not_know_what_came_before_it():
+    environment = far_game(mean=2)
+    model = SparseDependenceBandit(
+        horizon=60, solver="quarters", explore_rounds=100, random_state=0
+    )
+    model.simulate(environment, 300, seed=0)  # epochs of 100 and 200
+    x, y, _ = model._log.part(100, 300)
+    alone = SparseDependenceBandit(horizon=60, solver="quarters")
+    with pytest.warns(UserWarning, match="a quarter of the data"):
+        alone.fit(x, y)
+    np.testing.assert_allclose(model.coef_matrix_, alone.coef_matrix_, atol=1e-9)
 
 
 @pytest.mark.parametrize("scale", [1e-25, 1e25])
