@@ -120,8 +120,9 @@ def recover_pattern(series, horizon, recipe, on_iteration=lambda *_: False):
     scores = least_squares_statistics(tested, moments, coef)
     groups = sorted(moments.groups)
     if series.has_ramp and groups:
-        series = series.with_past(1 + int(problem.lags_of(groups).max()))
-        problem = _problem(series, horizon, recipe)
+        settled = series.with_past(1 + int(problem.lags_of(groups).max()))
+        if settled.counted.sum() > 2 * len(moments.cross):
+            series, problem = settled, _problem(settled, horizon, recipe)
     if tested is problem:
         moments = moments.keep(np.argsort(moments.groups))
     else:

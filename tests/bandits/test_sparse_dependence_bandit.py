@@ -1227,6 +1227,14 @@ def test_games_may_begin_far_from_where_they_go_on(mean, bias):
             assert model.intercept_ == pytest.approx(bias, abs=0.4)
 
 
+def test_few_rounds_with_a_constant_feature_are_all_used():
+    for seed in range(10):
+        model = SparseDependenceBandit(horizon=60, random_state=seed, n_lags=3)
+        model.simulate(far_game(0, bias=1), 55, seed=seed)
+        assert np.isfinite(model.noise_std_)
+        assert np.abs(model.lag_weights_).max() < 10
+
+
 def test_missing_rewards_do_not_stop_a_search_behind_a_filter():
     X, y = make_long_horizon_rewards(603, 3, lags=(0, 5), random_state=0)
     y[::2] = np.nan
