@@ -3,7 +3,7 @@ How many rounds it takes to find four lags among hundreds
 =========================================================
 
 Left, how often exactly the right four lags are found, by the number of rounds and the
-noise. Look for the edge between dark and light: before it there is too little to go by,
+noise. Look at the edge between dark and light: before it there is too little to go by,
 beyond it all lags are found. The line is at 80 + 320 rounds times the variance of the
 noise. The horizon is half of the rounds: ten features times up to 600 lags are 6000
 columns, more than there are rows.
