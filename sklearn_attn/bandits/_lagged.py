@@ -1,8 +1,8 @@
 """Contexts with their past: row t of Xi is [x_t, x_{t-1}, .., x_{t-h+1}]  (2302.00814).
 
 Xi has one column for each lag and feature, and is never formed: it is a block Toeplitz
-matrix, so that products with it are convolutions, done by FFT. What happened before the
-first round, or between two trajectories, is a run of zeros.
+matrix, so that products with it are convolutions, done by FFT. Before the series are
+zeros; what is between two trajectories is laid out by the caller.
 """
 
 import numpy as np
@@ -101,8 +101,8 @@ class LaggedContexts:
         """
         with_all = with_weights = 0.0
         for first, last in self.blocks(len(pairs[0])):
-            Z = _double(self.columns(*pairs, first, last))
-            new, here = Z[-n_new:], _double(weights[first:last])
+            Z = in_double(self.columns(*pairs, first, last))
+            new, here = Z[-n_new:], in_double(weights[first:last])
             with_all = with_all + (new * here[:, -1]) @ Z.T
             with_weights = with_weights + new @ here
         return with_all, with_weights
@@ -124,6 +124,11 @@ class LaggedContexts:
         return torch.fft.rfft(self.series[:, first:last], self.n_fft)
 
 
-def _double(tensor):
+def in_double(tensor):
     """Return a tensor in double precision, where the device has it."""
     return tensor if tensor.device.type == "mps" else tensor.double()
+
+
+def as_array(tensor):
+    """Return a tensor as a NumPy array in double precision."""
+    return tensor.cpu().double().numpy()

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from scipy.linalg import solve_toeplitz
 
-from ._lagged import LaggedContexts, lay_out
+from ._lagged import LaggedContexts, as_array, in_double, lay_out
 
 # Directions of less variance, relative to the largest, carry rounding and nothing else,
 # be it that of single precision.
@@ -107,8 +107,8 @@ class Series:
     @property
     def longest(self):
         """Rounds of the longest trajectory."""
-        ends = np.flatnonzero(np.diff(np.append(_numpy(self.exists), 0.0)) < 0)
-        starts = np.flatnonzero(np.diff(np.insert(_numpy(self.exists), 0, 0.0)) > 0)
+        ends = np.flatnonzero(np.diff(np.append(as_array(self.exists), 0.0)) < 0)
+        starts = np.flatnonzero(np.diff(np.insert(as_array(self.exists), 0, 0.0)) > 0)
         return int((ends - starts).max(initial=-1)) + 1
 
     def is_far_from_nothing(self):
@@ -154,10 +154,6 @@ class Series:
         )
 
 
-def _numpy(tensor):
-    return tensor.double().cpu().numpy()
-
-
 def _largest(x):
     """Return the largest size in each column, to a power of two; 1 for zeros."""
     size = np.abs(x).max(0, initial=0.0)
@@ -167,8 +163,8 @@ def _largest(x):
 def second_moment(series):
     """Return the mean product of features over the rounds, as float64."""
     x = series.exists[:, None] * series.x
-    x = x if x.device.type == "mps" else x.double()
-    return (x.T @ x / float(series.exists.sum())).double().cpu().numpy()
+    x = in_double(x)
+    return as_array(x.T @ x / float(series.exists.sum()))
 
 
 def whitening(series):

@@ -5,11 +5,13 @@ sigma sqrt((s + d - 1) / T)  instead of  sigma sqrt(s d / T)
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from .._solution import Solution
 from ._dependence_pattern import DependencePattern
+from ._lagged import as_array, in_double
 from ._lagged_problem import LaggedProblem, second_moment
 from ._select_lags import (
     Rule,
@@ -95,10 +97,10 @@ def recover_pattern(series, horizon, recipe, on_iteration=lambda *_: False):
         return Solution(nothing, 1, True, {"loss": [0.0]})
     problem = _problem(series, horizon, recipe)
 
-    def watch(losses, coefficients):
-        def so_far():
-            B = coefficients().double().cpu().numpy()
-            pattern = _pattern(problem, B)
+    def watch(searched, losses, coefficients):
+        def so_far():  # in the units of the problem that is searched
+            B = as_array(coefficients())
+            pattern = _pattern(searched, B)
             return _describe(series, problem, pattern, np.count_nonzero(B))
 
         return on_iteration(losses, so_far)
@@ -209,7 +211,7 @@ def _choose(series, problem, recipe, watch):
         is_filtered = bool(filtered.counted.sum() > series.counted.sum() / 2)
         if is_filtered:
             problem = _problem(filtered, problem.horizon, recipe)
-    rule = _rule(problem, recipe)
+    rule, watch = _rule(problem, recipe), partial(watch, problem)
     if recipe.solver == "omp":
         search = omp(problem, rule, watch)
     elif recipe.solver == "htp":
@@ -232,7 +234,7 @@ def _criterion(problem, choice):
     return n * np.log(max(rss, tiny) / n) + len(moments.cross) * np.log(n)
 
 
-def _nobody(losses, coefficients):
+def _nobody(searched, losses, coefficients):
     """Watch a search without an interest in it."""
     return False
 
@@ -243,11 +245,11 @@ def _by_lasso_alone(series, problem, recipe, watch):
     Its "Approach 1": theta is the leading right singular vector of the coefficients.
     """
     rule = _rule(problem, recipe)
-    solution = scaled_lasso(problem, rule, watch, grouped=False)
-    B = solution.value.double().cpu().numpy()
+    solution = scaled_lasso(problem, rule, partial(watch, problem), grouped=False)
+    B = as_array(solution.value)
     n_coef = np.count_nonzero(B)
     r = problem.residual(problem.contexts.forward(solution.value))
-    scores = _numpy(problem.statistic(r, n_coef))
+    scores = as_array(problem.statistic(r, n_coef))
     if recipe.n_lags is not None:
         sizes = np.square(B)
         sizes = sizes.sum(1, keepdims=True) if recipe.rank_one else sizes
@@ -284,10 +286,10 @@ def _describe(
 
     `theta_cov` is for noise of variance one in the series.
     """
-    fitted = pattern.rewards(_numpy(series.x))
-    left = (_numpy(series.y) - fitted) * _numpy(series.counted)
+    fitted = pattern.rewards(as_array(series.x))
+    left = (as_array(series.y) - fitted) * as_array(series.counted)
     intercept = left.sum() / problem.n_rows if problem.has_intercept else 0.0
-    rss = float(np.square(left - intercept * _numpy(series.counted)).sum())
+    rss = float(np.square(left - intercept * as_array(series.counted)).sum())
     n_free = problem.n_rows - problem.has_intercept - n_coef
     variance = rss / n_free if n_free > 0 else np.nan
     d = pattern.n_features
@@ -306,15 +308,11 @@ def _describe(
     )
 
 
-def _numpy(tensor):
-    return tensor.double().cpu().numpy()
-
-
 def _nothing(series, horizon, by_feature):
     """Return the pattern of contexts that do not vary, or of no reward at all."""
     d, n = len(series.x_mean), float(series.counted.sum())
     pattern = DependencePattern(np.zeros(0, dtype=int), np.zeros((0, d)), horizon)
-    rss = float(series.y.double().square().sum())
+    rss = float(in_double(series.y).square().sum())
     return Recovered(
         pattern,
         np.full((d, d), np.nan),

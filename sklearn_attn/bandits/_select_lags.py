@@ -18,6 +18,7 @@ from scipy.stats import chi2
 from scipy.stats import f as f_law
 
 from .._solution import Solution
+from ._lagged import as_array, in_double
 from ._support_fit import add_groups, no_moments, prune, solve, wald
 
 # Of the Lasso's penalty, sigma * sqrt(2 log(p) / n) bounds what noise alone explains.
@@ -110,7 +111,7 @@ def omp(problem, rule, watch):
         moments = add_groups(problem, moments, [j])
         coef = solve(moments.gram, moments.cross)
         r = problem.residual(_fitted(problem, moments.groups, coef))
-        rss = float(r.double().square().sum())
+        rss = float(in_double(r).square().sum())
         is_open[j] = False
         counts[owners[j]] += 1
         is_open &= counts[owners] < rule.most
@@ -202,7 +203,7 @@ def _htp(problem, rule, n_each, max_iter, watch, earlier=()):
         coef = solve(moments.gram, moments.cross)
         B = _spread(problem, chosen, coef)
         r = problem.residual(_fitted(problem, chosen, coef))
-        losses.append(float(r.double().square().sum()) / problem.n_rows)
+        losses.append(float(in_double(r).square().sum()) / problem.n_rows)
         if watch(losses, partial(_spread, problem, chosen, coef)):
             converged = True  # whoever watches is content
             break
@@ -232,7 +233,7 @@ def scaled_lasso(problem, rule, watch, *, grouped):
     else:
         level = np.sqrt(2 * np.log(max(2, p)) / n)
     rows = max(1, n - problem.has_intercept)
-    sigma = float(problem.y.double().square().sum() / rows) ** 0.5
+    sigma = float(in_double(problem.y).square().sum() / rows) ** 0.5
     B, n_iter, losses, converged = None, 0, [], True
     for _ in range(NOISE_ROUNDS):
         solution = proximal_descent(
@@ -252,7 +253,7 @@ def scaled_lasso(problem, rule, watch, *, grouped):
         r = problem.residual(problem.contexts.forward(B))
         used = int((B != 0).sum())
         left = max(rows - used, rows // 2, 1)
-        before, sigma = sigma, float(r.double().square().sum() / left) ** 0.5
+        before, sigma = sigma, float(in_double(r).square().sum() / left) ** 0.5
         if not converged or abs(sigma - before) <= NOISE_TOL * before:
             break
         if n_iter >= rule.max_iter:
@@ -310,10 +311,10 @@ def proximal_descent(
 def least_squares_statistics(problem, moments, coef):
     """Return chi-square statistics of all groups: Wald's for those that are chosen."""
     r = problem.residual(_fitted(problem, moments.groups, coef))
-    rss = float(r.double().square().sum())
+    rss = float(in_double(r).square().sum())
     variance = rss / max(1, moments.n_free - len(coef))
     variance = max(variance, np.finfo(float).tiny)
-    scores = problem.statistic(r, len(coef)).double().cpu().numpy()
+    scores = as_array(problem.statistic(r, len(coef)))
     scores[~problem.is_open.cpu().numpy()] = np.nan
     if moments.groups:
         scores[list(moments.groups)] = wald(moments)[2] / variance

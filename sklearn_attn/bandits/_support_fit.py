@@ -14,6 +14,8 @@ from scipy.linalg import pinvh
 from scipy.linalg.lapack import dpotrf, dpotrs
 from scipy.optimize import nnls
 
+from ._lagged import as_array, in_double
+
 # Pivots of the Cholesky factor smaller than this, relative to the diagonal, are noise,
 # be it that of contexts in single precision.
 PIVOT = 1e-5
@@ -79,7 +81,7 @@ def no_moments(problem):
         np.zeros((0, 0)),
         empty,
         empty,
-        float(problem.y.double().square().sum()),
+        float(in_double(problem.y).square().sum()),
         problem.n_rows - problem.has_intercept,
     )
 
@@ -94,8 +96,8 @@ def add_groups(problem, moments, groups):
         len(groups) * problem.group_size,
         problem.values,
     )
-    products = _numpy(products)
-    cross, sums = _numpy(with_weights).T
+    products = as_array(products)
+    cross, sums = as_array(with_weights).T
     all_sums = np.append(moments.sums, sums)
     if problem.has_intercept:  # y has mean zero, so that its products are centred
         products = products - np.outer(sums, all_sums) / problem.n_rows
@@ -258,7 +260,3 @@ def _covariance(G, w, theta):
     information = jacobian.T @ G.reshape(s * m, s * m) @ jacobian
     inside = inverse(information)[s:, s:]
     return across.T @ inside @ across
-
-
-def _numpy(tensor):
-    return tensor.double().cpu().numpy()

@@ -946,6 +946,17 @@ def test_callbacks_see_the_search_and_may_end_it(table, tmp_path):
     assert last.score(X[400:], y[400:]) == pytest.approx(
         model.score(X[400:], y[400:]), abs=0.05
     )
+    behind_a_filter = Snapshot(tmp_path / "filtered")
+    slow = X - X.mean(0)
+    for t in range(1, len(slow)):
+        slow[t] += 0.9 * slow[t - 1]
+    slow *= 100 ** np.arange(4.0)  # of other units once they are filtered
+    slow_y = DependencePattern.rank_one([0, 0, 1.0], [1, 1e-2, 0, 0]).rewards(slow)
+    model = SparseDependenceBandit(horizon=20, prewhiten=1, n_lags=1)
+    model.set_callbacks(behind_a_filter).fit(slow, slow_y)
+    seen = behind_a_filter.load("newest")
+    assert seen.support_.tolist() == model.support_.tolist() == [2]
+    np.testing.assert_allclose(seen.theta_, model.theta_, atol=0.02)
     stop = EarlyStopping(n_iter_no_change=1, tol=1e9)
     stopped = SparseDependenceBandit(horizon=60, solver="lasso").set_callbacks(stop)
     alone = SparseDependenceBandit(horizon=60, solver="lasso").fit(X, y)

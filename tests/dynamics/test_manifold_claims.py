@@ -68,7 +68,12 @@ def test_at_equal_sizes_the_loss_is_ten_times_below_the_classical_one(at_equal_s
 
 def test_at_width_one_the_error_falls_with_depth(at_equal_sizes):
     pairs, _ = at_equal_sizes
+    first = pairs[0][0]
+    make, _, depths = SYSTEMS[first.manifold]
+    X, y = make(P + N_TEST, random_state=0)
+    half = clone(first).set_params(n_layers=depths[0] // 2).fit(X[:P], y[:P])
     shallow, deeper, deepest = (ours.loss_ for ours, *_ in pairs)
+    assert half.loss_ > shallow > deeper
     # on so3 both end at what 400 iterations reach, 8.5e-6 and 8.9e-6 beside 5.9e-5:
     # which of the two is less depends on the processor's rounding
     assert deeper < shallow / 2
