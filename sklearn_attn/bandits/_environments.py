@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from ._as_gymnasium import as_gymnasium
 from ._dependence_pattern import DependencePattern
 
 
@@ -207,28 +208,7 @@ class LongHorizonBandit:
         ImportError
             If gymnasium is not installed.
         """
-        import gymnasium
-
-        game = self
-
-        class _Environment(gymnasium.Env):
-            metadata = game.metadata
-            observation_space = game.observation_space
-            action_space = game.action_space
-            n_rounds = game.n_rounds
-
-            @property
-            def n_left(self):
-                return game.n_left
-
-            def reset(self, *, seed=None, options=None):
-                super().reset(seed=seed)
-                return game.reset(seed=seed, options=options)
-
-            def step(self, action):
-                return game.step(action)
-
-        return _Environment()
+        return as_gymnasium(self)
 
     def _now(self, rows: np.ndarray) -> float:
         """Return what rows of the past bring in the present round."""

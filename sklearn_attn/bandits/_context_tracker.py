@@ -1,0 +1,224 @@
+"""Contexts: runs of tasks that share a representation, found as tasks come
+(2205.05820).
+
+A task that the representation does not fit is an outlier. One by itself is ignored;
+several in a row are a new context, and the representation is learned from them.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from .._solution import Solution
+from ._detect_change import OutlierTest
+from ._shared_subspace import SharedSubspace, estimate_subspace
+from ._task_moments import TaskMoments
+
+# Noise below this, relative to the rewards, is rounding.
+ROUNDING = 1e-7
+# A basis is learned anew once tasks have grown by this factor.
+REFIT_GROWTH = 1.25
+# A subspace is known once so many times as many tasks as its rank tell of it: fewer
+# span it, but hardly touch some of its directions, and the next tasks would seem alien.
+TASKS_PER_COMPONENT = 2
+# The noise is known once this share of the rows is not needed to fit the subspace.
+LEAST_FREE = 0.5
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to learn representations, and when to give them up."""
+
+    test: OutlierTest
+    n_components: int | None = None
+    n_consecutive: int = 4
+    least_tasks: int = 4
+    eig_tol: float = 0.02
+    ridge: float = 1e-6
+    fit_intercept: bool = True
+    noise_std: float | None = None
+    max_iter: int = 100
+    tol: float = 1e-6
+
+    def equations(self, moments):
+        return moments.equations(self.ridge, fit_intercept=self.fit_intercept)
+
+    def subspace(self, moments, on_iteration=lambda *_: False) -> Solution:
+        return estimate_subspace(
+            self.equations(moments),
+            self.n_components,
+            eig_tol=self.eig_tol,
+            max_iter=self.max_iter,
+            tol=self.tol,
+            on_iteration=on_iteration,
+        )
+
+
+class ContextTracker:
+    """The current context, and tasks that seem not to belong to it.
+
+    Attributes
+    ----------
+    members : list of TaskMoments
+        Tasks that the representation is learned from.
+    suspects : list of TaskMoments
+        Outliers since the last task that was none.
+    subspace : SharedSubspace or None
+        The representation, once it is known.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.members: list[TaskMoments] = []
+        self.suspects: list[TaskMoments] = []
+        self.subspace: SharedSubspace | None = None
+
+    def copy(self) -> "ContextTracker":
+        other = ContextTracker(self.recipe)
+        other.members, other.suspects = [*self.members], [*self.suspects]
+        other.subspace = self.subspace
+        return other
+
+    @property
+    def noise(self) -> tuple:
+        """Variance of a reward, and how many rows tell of it; NaN if unknown."""
+        if self.recipe.noise_std is not None:
+            return self.recipe.noise_std**2, math.inf
+        subspace = self.subspace
+        if subspace is None or subspace.noise_dof < LEAST_FREE * subspace.n_rows:
+            return math.nan, 0.0
+        return subspace.noise_var, subspace.noise_dof
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether tasks can be judged by the representation."""
+        if self.subspace is None or math.isnan(self.noise[0]):
+            return False
+        n_needed = max(
+            self.recipe.least_tasks, TASKS_PER_COMPONENT * len(self.subspace.B)
+        )
+        return self.n_learned >= n_needed
+
+    @property
+    def n_learned(self) -> int:
+        """Tasks that the representation was learned from."""
+        return 0 if self.subspace is None else len(self.subspace.alpha)
+
+    def screen(self, task: TaskMoments) -> float:
+        """Return how badly the representation fits a task: above 1, it is an outlier.
+
+        NaN if there is no telling.
+        """
+        if not self.is_sure:
+            return math.nan
+        equations = self.recipe.equations(task)
+        rest, n = equations.unexplained(self.subspace.B)
+        if n < 1:
+            return math.nan
+        noise_var, dof = self.noise
+        floor = ROUNDING**2 * float(equations.square[0]) / max(1.0, float(task.n[0]))
+        scale = noise_var * (1 + self.subspace.doubt) + floor
+        statistic = rest / scale if scale > 0 else 0.0
+        return self.recipe.test.score(statistic, n, dof)
+
+    def add(self, task: TaskMoments, score: float) -> bool:
+        """Take a task in, whose rows tell of all directions; tell of a new context."""
+        if score > 1:
+            self.suspects.append(task)
+            if len(self.suspects) < self.recipe.n_consecutive:
+                return False
+            self.members, self.suspects = self.suspects, []
+            self.learn()
+            return True
+        self.suspects = []
+        self.members.append(task)
+        return False
+
+    def learn(self) -> None:
+        """Learn the representation from the tasks of the context."""
+        self.subspace = self.recipe.subspace(TaskMoments.join(self.members)).value
+
+    def learn_if_due(self) -> None:
+        """Learn if tasks have become many more since the last time."""
+        if len(self.members) >= max(
+            self.recipe.least_tasks, REFIT_GROWTH * self.n_learned
+        ):
+            self.learn()
+
+
+@dataclass(frozen=True)
+class Contexts:
+    """What a table of tasks has shown.
+
+    Attributes
+    ----------
+    tracker : ContextTracker
+        The state in which the last task leaves us.
+    starts : list of int
+        First task of each context.
+    scores : list of float
+        How badly each task fitted the representation when it came.
+    subspaces : list of SharedSubspace
+        The representation of each context.
+    theta : torch.Tensor of shape (k, d)
+        Coefficients of the tasks.
+    solution : Solution
+        How the representation of the last context was found.
+    """
+
+    tracker: ContextTracker
+    starts: list
+    scores: list
+    subspaces: list
+    theta: Any
+    solution: Solution
+
+
+def learn_contexts(
+    tasks: TaskMoments, recipe: Recipe, on_iteration=lambda *_: False
+) -> Contexts:
+    """Find contexts and coefficients of the tasks of a table, one after the other.
+
+    Parameters
+    ----------
+    tasks : TaskMoments
+        The tasks, in the order of time.
+    recipe : Recipe
+        How.
+    on_iteration : callable
+        For the representation of the last context, as in :func:`estimate_subspace`.
+
+    Returns
+    -------
+    Contexts
+        The contexts. In the end, each is learned from all of its tasks.
+    """
+    tracker = ContextTracker(recipe)
+    starts, scores = [0], []
+    members: list[list[int]] = [[]]
+    suspects: list[int] = []
+    for i in range(len(tasks)):
+        score = tracker.screen(tasks[[i]])
+        scores.append(score)
+        if tracker.add(tasks[[i]], score):
+            starts.append(i + 1 - recipe.n_consecutive)
+            members.append([*suspects, i])
+            suspects = []
+        elif score > 1:
+            suspects.append(i)
+        else:
+            suspects = []
+            members[-1].append(i)
+            tracker.learn_if_due()
+    theta = recipe.equations(tasks).solve()
+    subspaces = []
+    for mine in members:
+        is_last = mine is members[-1]
+        solution = recipe.subspace(
+            tasks[mine], on_iteration if is_last else lambda *_: False
+        )
+        found = solution.value
+        subspaces.append(found)
+        theta[mine] = found.alpha @ found.B
+    tracker.subspace = subspaces[-1]
+    return Contexts(tracker, starts, scores, subspaces, theta, solution)
