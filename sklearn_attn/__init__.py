@@ -17,6 +17,7 @@ _HOME = {
     "AttentionSVMClassifier": "attention",
     "BilinearSystemIdentifier": "dynamics",
     "ComparisonDisplay": "comparison",
+    "ContextualRepresentationBandit": "bandits",
     "DependencePatternDisplay": "bandits",
     "LinearAttentionClassifier": "attention",
     "ManifoldNeuralODERegressor": "dynamics",

@@ -752,11 +752,14 @@ def check_rounds(
     allow_missing=False,
     min_rounds=1,
     depth=None,
+    names=("groups", "trajectory"),
 ):
     """Validate rounds, which must be in the order of time within each trajectory.
 
     The order is looked at if `depth` says how many frames above a warning belongs.
+    `names` are those of the argument that holds labels, and of what it labels.
     """
+    argument, one = names
     indices = [getattr(part, "index", None) for part in (X, y)]
     X, rules = number_rules(X, allow_nan=False)
     rules["ensure_min_samples"] = min_rounds
@@ -784,7 +787,8 @@ def check_rounds(
     if column is not None:
         if groups is not None:
             raise ValueError(
-                f"Trajectories are named twice: by the column {column!r} and by groups."
+                f"Each {one} is named twice: by the column {column!r} and by "
+                f"{argument}."
             )
         position = _position_of(estimator, column, X.shape[1])
         groups = X[:, position]
@@ -796,14 +800,14 @@ def check_rounds(
         groups = np.asarray(to_numpy(groups))
         if groups.shape != (len(X),):
             raise ValueError(
-                f"groups must have shape ({len(X)},), one label for each round; got "
+                f"{argument} must have shape ({len(X)},), a label for each row; got "
                 f"{groups.shape}."
             )
         if groups.dtype.kind == "f" and np.isnan(groups).any():
-            raise ValueError("groups contains NaN, which names no trajectory.")
+            raise ValueError(f"{argument} contains NaN, which names no {one}.")
         labels = groups.tolist()
         if any(label is None for label in labels):
-            raise ValueError("groups contains None, which names no trajectory.")
+            raise ValueError(f"{argument} contains None, which names no {one}.")
     if depth is not None:
         for index in indices:
             _check_order(index, labels, depth + 1)
@@ -864,23 +868,34 @@ def _time_span(indices):
     return None, None
 
 
-def check_contexts(contexts, n_features, *, ndim=2):
+def check_contexts(contexts, n_features, *, ndim=2, name="contexts"):
     """Return contexts of arms as floats; the features must be as many as before."""
     if sparse.issparse(contexts):
-        raise TypeError("contexts are sparse, but must be dense. Use toarray().")
-    contexts = _as_floats(contexts, "contexts")
+        raise TypeError(f"{name} is sparse, but must be dense. Use toarray().")
+    contexts = _as_floats(contexts, name)
     shape = ("n_rounds", "n_arms", "n_features")[3 - ndim :]
     if contexts.ndim != ndim or 0 in contexts.shape:
         raise ValueError(
-            f"contexts must have shape ({', '.join(shape)}), none of them 0; got "
+            f"{name} must have shape ({', '.join(shape)}), none of them 0; got "
             f"{contexts.shape}."
         )
     if n_features not in (None, contexts.shape[-1]):
         raise ValueError(
-            f"contexts have {contexts.shape[-1]} features; earlier ones have "
-            f"{n_features}."
+            f"{name} must have {n_features} features, as before; got shape "
+            f"{contexts.shape}."
         )
     return contexts.astype(np.float64)
+
+
+def check_candidates(candidates):
+    """Return candidate coefficients as rows of floats, two or more of them."""
+    rows = _as_floats(candidates, "candidates").astype(np.float64)
+    if rows.ndim != 2 or len(rows) < 2 or rows.shape[1] == 0:
+        raise ValueError(
+            "candidates must have shape (n_candidates, n_features), with two "
+            f"candidates or more; got {rows.shape}."
+        )
+    return rows
 
 
 def check_reward(reward, *, allow_missing):

@@ -27,7 +27,10 @@ from sklearn_attn.attention import (
     PromptAttentionRegressor,
     SelfAttentionClassifier,
 )
-from sklearn_attn.bandits import SparseDependenceBandit
+from sklearn_attn.bandits import (
+    ContextualRepresentationBandit,
+    SparseDependenceBandit,
+)
 from sklearn_attn.dynamics import (
     BilinearSystemIdentifier,
     ManifoldNeuralODERegressor,
@@ -81,6 +84,10 @@ VARIANTS = {
         {"rank_one": False, "alpha": 0.01},
         {"prewhiten": 2, "allow_missing_y": True},
         {"nonneg": True, "chunk_size": 16, "dtype": "float64"},
+    ],
+    ContextualRepresentationBandit: [
+        {"n_components": 1, "fit_intercept": False},
+        {"detector": "paper", "noise_std": 1.0, "ridge": 0.1},
     ],
     LinearAttentionClassifier: [{"standardize": "feature"}],
     MeanTokenClassifier: [{"class_weight": "balanced"}],

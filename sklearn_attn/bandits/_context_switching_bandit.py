@@ -1,4 +1,4 @@
-"""The game y = <x, theta_s> + noise on a ball, with tasks and contexts  (2205.05820)."""
+"""The game y = <x, theta_s> + noise on a ball, in tasks and contexts (2205.05820)."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -9,6 +9,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from .._solution import Solution
 from ._detect_change import OutlierTest
 from ._shared_subspace import SharedSubspace, estimate_subspace
@@ -63,20 +65,25 @@ class ContextTracker:
         Tasks that the representation is learned from.
     suspects : list of TaskMoments
         Outliers since the last task that was none.
-    subspace : SharedSubspace or None
-        The representation, once it is known.
+    solution : Solution or None
+        The representation, once there is one, and how it was found.
     """
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self.members: list[TaskMoments] = []
         self.suspects: list[TaskMoments] = []
-        self.subspace: SharedSubspace | None = None
+        self.solution: Solution | None = None
+
+    @property
+    def subspace(self) -> SharedSubspace | None:
+        """The representation, once there is one."""
+        return None if self.solution is None else self.solution.value
 
     def copy(self) -> "ContextTracker":
         other = ContextTracker(self.recipe)
         other.members, other.suspects = [*self.members], [*self.suspects]
-        other.subspace = self.subspace
+        other.solution = self.solution
         return other
 
     @property
@@ -136,7 +143,7 @@ class ContextTracker:
 
     def learn(self) -> None:
         """Learn the representation from the tasks of the context."""
-        self.subspace = self.recipe.subspace(TaskMoments.join(self.members)).value
+        self.solution = self.recipe.subspace(TaskMoments.join(self.members))
 
     def learn_if_due(self) -> None:
         """Learn if tasks have become many more since the last time."""
@@ -155,15 +162,13 @@ class Contexts:
     tracker : ContextTracker
         The state in which the last task leaves us.
     starts : list of int
-        First task of each context.
+        First task of each new context; below 0, it is one before the table.
     scores : list of float
         How badly each task fitted the representation when it came.
     subspaces : list of SharedSubspace
-        The representation of each context.
+        The representation of the context that was there, and of each new one.
     theta : torch.Tensor of shape (k, d)
         Coefficients of the tasks.
-    solution : Solution
-        How the representation of the last context was found.
     """
 
     tracker: ContextTracker
@@ -171,11 +176,10 @@ class Contexts:
     scores: list
     subspaces: list
     theta: Any
-    solution: Solution
 
 
 def learn_contexts(
-    tasks: TaskMoments, recipe: Recipe, on_iteration=lambda *_: False
+    tasks: TaskMoments, tracker: ContextTracker, on_iteration=lambda *_: False
 ) -> Contexts:
     """Find contexts and coefficients of the tasks of a table, one after the other.
 
@@ -183,8 +187,8 @@ def learn_contexts(
     ----------
     tasks : TaskMoments
         The tasks, in the order of time.
-    recipe : Recipe
-        How.
+    tracker : ContextTracker
+        What came before; it is not changed.
     on_iteration : callable
         For the representation of the last context, as in :func:`estimate_subspace`.
 
@@ -193,32 +197,44 @@ def learn_contexts(
     Contexts
         The contexts. In the end, each is learned from all of its tasks.
     """
-    tracker = ContextTracker(recipe)
-    starts, scores = [0], []
-    members: list[list[int]] = [[]]
+    tracker = tracker.copy()
+    recipe = tracker.recipe
+    starts, scores = [], []
+    contexts: list = [(tracker.members, [])]  # their tasks, and which of the table
     suspects: list[int] = []
     for i in range(len(tasks)):
         score = tracker.screen(tasks[[i]])
         scores.append(score)
         if tracker.add(tasks[[i]], score):
             starts.append(i + 1 - recipe.n_consecutive)
-            members.append([*suspects, i])
+            contexts.append((tracker.members, [*suspects, i]))
             suspects = []
         elif score > 1:
             suspects.append(i)
         else:
             suspects = []
-            members[-1].append(i)
+            contexts[-1][1].append(i)
             tracker.learn_if_due()
     theta = recipe.equations(tasks).solve()
     subspaces = []
-    for mine in members:
-        is_last = mine is members[-1]
+    for members, mine in contexts:
+        is_last = members is tracker.members
         solution = recipe.subspace(
-            tasks[mine], on_iteration if is_last else lambda *_: False
+            TaskMoments.join(members), on_iteration if is_last else lambda *_: False
         )
         found = solution.value
         subspaces.append(found)
-        theta[mine] = found.alpha @ found.B
-    tracker.subspace = subspaces[-1]
-    return Contexts(tracker, starts, scores, subspaces, theta, solution)
+        if mine:
+            theta[mine] = found.alpha[-len(mine) :] @ found.B
+    tracker.solution = solution
+    return Contexts(tracker, starts, scores, subspaces, theta)
+
+
+def nearest_candidates(tasks: TaskMoments, candidates, recipe: Recipe):
+    """Return which of some coefficients fits the rows of each task best."""
+    equations = recipe.equations(tasks)
+    n_tasks = len(tasks)
+    rest = [
+        equations.residuals(each.expand(n_tasks, -1)) for each in candidates
+    ]  # n_rules of (n_tasks,)
+    return torch.stack(rest).argmin(0)

@@ -1,4 +1,4 @@
-"""ORLT: explore in R^d, learn a subspace, explore in it, look for changes  (2205.05820).
+"""ORLT: explore in R^d, learn a subspace, explore in it, look for changes (2205.05820).
 
 Each task is explored, and then the best action committed to. In cycle c some tasks are
 explored in all d directions, to learn the subspace B, and the next c tasks in its r
@@ -60,7 +60,7 @@ def _rounds(n, least):
 
 
 def axes(basis, radius, first, n):
-    """Return n rounds of a cycle through orthonormal rows, each pass with other sign."""
+    """Return n rounds of a cycle through orthonormal rows, each pass of other sign."""
     t = np.arange(first, first + n)
     sign = np.where((t // len(basis)) % 2 == 0, radius, -radius)
     return sign[:, None] * basis[t % len(basis)]
@@ -101,6 +101,8 @@ class TaskGame:
     context_starts : list of int
         Tasks, counted from 0, with which a new context was found to have begun. It may
         have begun before the first one here.
+    past_subspaces : list of SharedSubspace
+        Representations of the contexts before the present one.
     """
 
     def __init__(self, tracker: ContextTracker, schedule: Schedule, d, rng, like):
@@ -110,6 +112,7 @@ class TaskGame:
         self.n_played = 0
         self.theta, self.intercepts, self.scores = [], [], []
         self.task_starts, self.context_starts = [], []
+        self.past_subspaces = []
         self.cycle = 1
         self._complement = None, None  # of which subspace, and its basis
         self._begin_cycle(learns=not tracker.is_sure)
@@ -250,8 +253,9 @@ class TaskGame:
 
     def _take_in(self):
         """Let the tracker have a task that was explored in all directions."""
-        score = self.scores[-1]
+        score, subspace = self.scores[-1], self.tracker.subspace
         if self.tracker.add(self._moments, score):
+            self.past_subspaces.append(subspace)
             n_consecutive = self.tracker.recipe.n_consecutive
             self.context_starts.append(len(self.scores) - n_consecutive)
             self.cycle = 1

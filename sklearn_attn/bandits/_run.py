@@ -1,6 +1,6 @@
 """The one loop between a policy, which acts and observes, and an environment."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any
 
@@ -13,14 +13,16 @@ class SimulationResult:
 
     Attributes
     ----------
-    actions : ndarray of int of shape (n_rounds,)
-        The arms that were chosen.
+    actions : ndarray of int of shape (n_rounds,), or of shape (n_rounds, n_features)
+        The arms that were chosen, or the actions of a ball.
     rewards : ndarray of shape (n_rounds,)
         What was observed.
     regret : ndarray of shape (n_rounds,)
         Cumulative pseudo-regret; NaN if the environment does not tell.
     observation : object
         What the environment showed last, for going on from there.
+    info : dict of str to ndarray of shape (n_rounds, ...)
+        What else the environment told of each round.
 
     Examples
     --------
@@ -36,6 +38,7 @@ class SimulationResult:
     rewards: np.ndarray
     regret: np.ndarray
     observation: Any
+    info: dict = field(default_factory=dict, repr=False)
 
 
 def run(
@@ -51,7 +54,8 @@ def run(
     Parameters
     ----------
     policy : object
-        Has ``act(contexts)``, which returns an arm, and ``observe(reward)``.
+        Has ``act(contexts)``, which returns an arm, and ``observe(reward)``. If it has
+        ``new_task()`` too, it is told of ``info["new_task"]``.
     environment : object
         Has gymnasium's ``reset`` and ``step``. ``info["regret"]`` is the regret of a
         round.
@@ -86,23 +90,30 @@ def run(
     check_n_rounds(n_rounds)
     if seed is not None and observation is not None:
         raise ValueError("A seed is for the reset that going on leaves out.")
+    info: dict = {}
     if observation is None:
-        observation, _ = environment.reset(seed=seed)
-    actions, rewards, regret = [], [], []
+        observation, info = environment.reset(seed=seed)
+    announce = getattr(policy, "new_task", None)
+    actions, rewards, regret, infos = [], [], [], []
     for _ in range(n_rounds):
+        if announce is not None and info.get("new_task"):
+            announce()
         action = policy.act(observation)
         observation, reward, terminated, truncated, info = environment.step(action)
         policy.observe(reward)
         actions.append(action)
         rewards.append(reward)
         regret.append(info.get("regret", np.nan))
+        infos.append(info)
         if terminated or truncated:
             break
+    told = set(infos[0]).intersection(*infos)
     return SimulationResult(
-        np.array(actions, dtype=int),
+        np.array(actions),
         np.array(rewards, dtype=float),
         np.cumsum(np.array(regret, dtype=float)),
         observation,
+        {name: np.array([info[name] for info in infos]) for name in sorted(told)},
     )
 
 

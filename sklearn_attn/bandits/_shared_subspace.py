@@ -149,9 +149,7 @@ def _least_bic(equations, metric, n_most, max_iter, tol, on_iteration):
         if best is not None and n_parameters > n / 2:
             break
         solution = _alternate(equations, metric, r, max_iter, tol, on_iteration)
-        rest = float(
-            equations.residuals(solution.value.alpha @ solution.value.B).sum()
-        )
+        rest = float(equations.residuals(solution.value.alpha @ solution.value.B).sum())
         total = max(float(equations.square.sum()), 1e-300)
         fit = n * math.log(max(rest / total, SINGULAR))
         criterion = fit + n_parameters * math.log(max(n, 2))
@@ -196,8 +194,8 @@ def _with_ridge(equations):
 
 def _designs_agree(gram, n):
     per_row = gram / torch.clamp(n, min=1)[:, None, None]
-    scale = per_row.abs().max()
-    return len(gram) == 1 or bool((per_row - per_row[0]).abs().max() <= SAME_DESIGN * scale)
+    apart = (per_row - per_row[0]).abs().max()
+    return bool(apart <= SAME_DESIGN * per_row.abs().max())
 
 
 def _basis_given(alpha, gram, cross, B):
@@ -218,7 +216,7 @@ def _orthonormal(rows):
 
 
 def _subspace(equations, B, alpha):
-    """Turn the basis so that its first direction is the one in which tasks differ most."""
+    """Turn the basis so that tasks differ most in its first direction."""
     _, singular_values, turn = torch.linalg.svd(alpha, full_matrices=False)
     if len(turn) < len(B):  # fewer tasks than directions
         turn = torch.linalg.svd(alpha, full_matrices=True).Vh

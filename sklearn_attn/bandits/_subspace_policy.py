@@ -1,4 +1,4 @@
-"""Explore in a subspace that is given, then commit: ETC and its oracles (2205.05820)."""
+"""Explore in a subspace that is given, then commit: ETC and oracles (2205.05820)."""
 
 from typing import Any
 

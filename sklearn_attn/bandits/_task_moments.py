@@ -45,6 +45,17 @@ class TaskMoments:
         """Return the tasks of several, one after the other."""
         return cls(*(torch.cat(each) for each in zip(*map(_fields, parts))))
 
+    def to_cpu(self):
+        """Return the same in double precision, in main memory."""
+        return TaskMoments(*(part.cpu().double() for part in _fields(self)))
+
+    def placed(self, places, n_tasks):
+        """Return so many tasks: these at places, the others without rows."""
+        grown = [part.new_zeros(n_tasks, *part.shape[1:]) for part in _fields(self)]
+        for all_, mine in zip(grown, _fields(self)):
+            all_[places] = mine
+        return TaskMoments(*grown)
+
     def __len__(self):
         return len(self.n)
 
