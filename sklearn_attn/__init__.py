@@ -16,6 +16,7 @@ _HOME = {
     "AttentionDisplay": "attention",
     "AttentionSVMClassifier": "attention",
     "BilinearSystemIdentifier": "dynamics",
+    "CardSortingDisplay": "bandits",
     "ComparisonDisplay": "comparison",
     "ContextualRepresentationBandit": "bandits",
     "DependencePatternDisplay": "bandits",
@@ -30,6 +31,7 @@ _HOME = {
     "StabilityDisplay": "dynamics",
     "TrajectoryDisplay": "dynamics",
     "SparseDependenceBandit": "bandits",
+    "TaskRegretDisplay": "bandits",
     "compare": "comparison",
     "show_versions": "_show_versions",
 }

@@ -116,15 +116,16 @@ class ContextTracker:
 
         NaN if there is no telling.
         """
-        if not self.is_sure:
+        subspace = self.subspace
+        if subspace is None or not self.is_sure:
             return math.nan
         equations = self.recipe.equations(task)
-        rest, n = equations.unexplained(self.subspace.B)
+        rest, n = equations.unexplained(subspace.B)
         if n < 1:
             return math.nan
         noise_var, dof = self.noise
         floor = ROUNDING**2 * float(equations.square[0]) / max(1.0, float(task.n[0]))
-        scale = noise_var * (1 + self.subspace.doubt) + floor
+        scale = noise_var * (1 + subspace.doubt) + floor
         statistic = rest / scale if scale > 0 else 0.0
         return self.recipe.test.score(statistic, n, dof)
 

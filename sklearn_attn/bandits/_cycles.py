@@ -16,6 +16,7 @@ from scipy import stats
 
 from ._context_tracker import ContextTracker
 from ._detect_change import SwitchTest
+from ._shared_subspace import SharedSubspace
 from ._task_moments import TaskMoments
 
 # Commitment rewards that are looked at together, where nothing announces a new task.
@@ -110,9 +111,12 @@ class TaskGame:
         self._rng, self._like = rng, like
         self.phase = None
         self.n_played = 0
-        self.theta, self.intercepts, self.scores = [], [], []
-        self.task_starts, self.context_starts = [], []
-        self.past_subspaces = []
+        self.theta: list[np.ndarray] = []
+        self.intercepts: list[float] = []
+        self.scores: list[float] = []
+        self.task_starts: list[int] = []
+        self.context_starts: list[int] = []
+        self.past_subspaces: list[SharedSubspace] = []
         self.cycle = 1
         self._complement = None, None  # of which subspace, and its basis
         self._begin_cycle(learns=not tracker.is_sure)

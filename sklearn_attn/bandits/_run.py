@@ -48,6 +48,7 @@ def run(
     *,
     seed: Any = None,
     observation: Any = None,
+    view: Any = None,
 ) -> SimulationResult:
     """Let a policy play.
 
@@ -66,6 +67,9 @@ def run(
     observation : object, default=None
         Where to go on: what the environment has shown last, as in
         `SimulationResult.observation`. None resets the environment.
+    view : callable, default=None
+        What the policy gets to see of an observation, as the ``action_set`` of
+        :class:`WisconsinCardSortingEnv` for a linear bandit. None is the observation.
 
     Returns
     -------
@@ -98,7 +102,7 @@ def run(
     for _ in range(n_rounds):
         if announce is not None and info.get("new_task"):
             announce()
-        action = policy.act(observation)
+        action = policy.act(observation if view is None else view(observation))
         observation, reward, terminated, truncated, info = environment.step(action)
         policy.observe(reward)
         actions.append(action)

@@ -227,7 +227,7 @@ def _subspace(equations, B, alpha):
     signs = torch.where(largest < 0, -1.0, 1.0)
     B = signs * B
     alpha = alpha @ turn.T * signs.T
-    k, r, d = len(alpha), *B.shape
+    k, (r, d) = len(alpha), B.shape
     n = float(equations.n_free.sum())
     dof = n - k * r - r * (d - r)
     rest = float(equations.residuals(alpha @ B).sum())
