@@ -256,8 +256,12 @@ class TaskGame:
         self._begin("commit")
 
     def _take_in(self):
-        """Let the tracker have a task that was explored in all directions."""
-        score, subspace = self.scores[-1], self.tracker.subspace
+        """Let the tracker have a task that was explored in all directions.
+
+        All of its rows tell better than the probes whether it fits.
+        """
+        score = self.scores[-1] = self.tracker.screen(self._moments)
+        subspace = self.tracker.subspace
         if self.tracker.add(self._moments, score):
             self.past_subspaces.append(subspace)
             n_consecutive = self.tracker.recipe.n_consecutive

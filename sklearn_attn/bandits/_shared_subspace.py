@@ -15,6 +15,9 @@ from ._task_moments import SINGULAR, NormalEquations
 
 # Designs that differ by less than this, relative to the largest entry, are the same.
 SAME_DESIGN = 1e-8
+# So many directions more may explain nothing before the search for the rank ends: the
+# last one that is missing can explain more than those before it.
+PATIENCE = 3
 
 
 @dataclass(frozen=True)
@@ -153,9 +156,10 @@ def _least_bic(equations, metric, n_most, max_iter, tol, on_iteration):
         total = max(float(equations.square.sum()), 1e-300)
         fit = n * math.log(max(rest / total, SINGULAR))
         criterion = fit + n_parameters * math.log(max(n, 2))
-        if criterion >= least:
+        if criterion < least:
+            best, least = solution, criterion
+        elif r - len(best.value.B) >= PATIENCE:
             break
-        best, least = solution, criterion
     return best
 
 
