@@ -18,9 +18,10 @@ class TabularQAgent:
     ----------
     n_actions : int, default=4
         Number of actions.
-    discount : float, default=0.9
-        What a reward of the next round is worth now.
-    learning_rate : float, default=0.1
+    discount : float, default=0.0
+        What a reward of the next round is worth now. Where actions have no influence on
+        the next card, more than 0 adds noise to what is learned.
+    learning_rate : float, default=0.5
         Share of the error by which a value is corrected.
     epsilon : float, default=0.1
         Probability of a random action.
@@ -50,8 +51,8 @@ class TabularQAgent:
         self,
         n_actions: int = N_VALUES,
         *,
-        discount: float = 0.9,
-        learning_rate: float = 0.1,
+        discount: float = 0.0,
+        learning_rate: float = 0.5,
         epsilon: float = 0.1,
         random_state: Any = None,
     ) -> None:
@@ -118,8 +119,9 @@ class DQNAgent:
         Number of values of each part of an observation.
     n_actions : int, default=4
         Number of actions.
-    discount : float, default=0.9
-        What a reward of the next round is worth now.
+    discount : float, default=0.0
+        What a reward of the next round is worth now. Where actions have no influence on
+        the next card, more than 0 adds noise to what is learned.
     learning_rate : float, default=0.01
         Step size of Adam.
     n_hidden : int, default=32
@@ -150,7 +152,7 @@ class DQNAgent:
     Examples
     --------
     >>> from sklearn_attn.bandits import DQNAgent
-    >>> agent = DQNAgent(n_values=(1,), n_actions=2, discount=0.0, random_state=0)
+    >>> agent = DQNAgent(n_values=(1,), n_actions=2, random_state=0)
     >>> for _ in range(100):
     ...     agent.observe(float(agent.act([0]) == 1))
     >>> agent.act([0])
@@ -162,7 +164,7 @@ class DQNAgent:
         n_values: Any = (N_VALUES, N_VALUES, N_VALUES),
         n_actions: int = N_VALUES,
         *,
-        discount: float = 0.9,
+        discount: float = 0.0,
         learning_rate: float = 0.01,
         n_hidden: int = 32,
         epsilon: Any = (1.0, 0.05),
@@ -245,7 +247,10 @@ class DQNAgent:
 
     def _network(self, n_in, n_hidden, n_out):
         """Return two layers, drawn without touching torch's own generator."""
-        layers = [torch.nn.Linear(n_in, n_hidden), torch.nn.Linear(n_hidden, n_out)]
+        layers = [
+            torch.nn.utils.skip_init(torch.nn.Linear, *sizes)
+            for sizes in ((n_in, n_hidden), (n_hidden, n_out))
+        ]
         for layer in layers:
             bound = layer.in_features**-0.5
             for weight in (layer.weight, layer.bias):

@@ -39,7 +39,7 @@ class Recipe:
     ridge: float = 1e-6
     fit_intercept: bool = True
     noise_std: float | None = None
-    max_iter: int = 100
+    max_iter: int = 1000
     tol: float = 1e-6
 
     def equations(self, moments):
@@ -142,9 +142,12 @@ class ContextTracker:
         self.members.append(task)
         return False
 
-    def learn(self) -> None:
+    def learn(self, on_iteration=lambda *_: False) -> SharedSubspace:
         """Learn the representation from the tasks of the context."""
-        self.solution = self.recipe.subspace(TaskMoments.join(self.members))
+        self.solution = self.recipe.subspace(
+            TaskMoments.join(self.members), on_iteration
+        )
+        return self.solution.value
 
     def learn_if_due(self) -> None:
         """Learn if tasks have become many more since the last time."""
@@ -218,16 +221,22 @@ def learn_contexts(
             tracker.learn_if_due()
     theta = recipe.equations(tasks).solve()
     subspaces = []
-    for members, mine in contexts:
-        is_last = members is tracker.members
-        solution = recipe.subspace(
-            TaskMoments.join(members), on_iteration if is_last else lambda *_: False
-        )
-        found = solution.value
+    ends = [*(max(0, start) for start in starts), len(tasks)]
+    first = 0
+    for (members, mine), end in zip(contexts, ends):
+        # what is known in the end may fit what seemed alien at first
+        tracker.members, tracker.suspects = members, []
+        tracker.learn()
+        for i in sorted(set(range(first, end)) - set(mine)):
+            if tracker.screen(tasks[[i]]) <= 1:
+                members.append(tasks[[i]])
+                mine.append(i)
+        first = end
+        found = tracker.learn(on_iteration if end == len(tasks) else lambda *_: False)
         subspaces.append(found)
         if mine:
             theta[mine] = found.alpha[-len(mine) :] @ found.B
-    tracker.solution = solution
+    tracker.suspects = [tasks[[i]] for i in suspects if i not in mine]
     return Contexts(tracker, starts, scores, subspaces, theta)
 
 

@@ -172,10 +172,10 @@ class ContextualRepresentationBandit(
     task_column : int or str, default=None
         Column of X whose numbers name the task of a row. None is one task, or those of
         `tasks`.
-    max_iter : int, default=100
-        Limit of rounds of alternating least squares for a representation.
+    max_iter : int, default=1000
+        Limit of iterations of L-BFGS for a representation.
     tol : float, default=1e-6
-        They end once the loss falls by less, relatively.
+        They end once no entry of the gradient is larger, of the unexplained share.
     device : str, default="cpu"
         Where to compute: "cpu", "cuda", "cuda:1", "mps" or "auto".
     random_state : int, RandomState instance or None, default=None
@@ -214,10 +214,10 @@ class ContextualRepresentationBandit(
     task_starts_ : ndarray of int
         Rounds of play with which tasks began, or candidates were changed.
     loss_curve_ : list of float
-        Mean squared residual of the current context, before and after each round of
-        alternating least squares.
+        Mean squared residual of the current context with its ridge, before and after
+        each iteration.
     n_iter_ : int
-        Number of these rounds.
+        Number of iterations.
     n_features_in_ : int
         Number of columns of X.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -320,7 +320,7 @@ class ContextualRepresentationBandit(
         fit_intercept=True,
         radius=1.0,
         task_column=None,
-        max_iter=100,
+        max_iter=1000,
         tol=1e-6,
         device="cpu",
         random_state=None,
@@ -1077,8 +1077,8 @@ class ContextualRepresentationBandit(
         if solution is None or solution.converged or solution.n_iter < self.max_iter:
             return
         warnings.warn(
-            f"The representation did not converge in max_iter={self.max_iter} rounds. "
-            "Increase max_iter or tol.",
+            f"The representation did not converge in max_iter={self.max_iter} "
+            "iterations. Increase max_iter or tol.",
             ConvergenceWarning,
             stacklevel=depth,
         )

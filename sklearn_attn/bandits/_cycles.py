@@ -118,6 +118,7 @@ class TaskGame:
         self.context_starts: list[int] = []
         self.past_subspaces: list[SharedSubspace] = []
         self.cycle = 1
+        self._aliens = np.empty((0, d))  # coefficients of outliers in a row
         self._complement = None, None  # of which subspace, and its basis
         self._begin_cycle(learns=not tracker.is_sure)
 
@@ -208,7 +209,11 @@ class TaskGame:
         self._learns, self._n_explored, self._n_transferred = learns, 0, 0
 
     def _draw_probes(self):
-        """Return random actions orthogonal to the subspace; orthonormal, if so many."""
+        """Return actions orthogonal to the subspace, and to each other if so many.
+
+        After outliers, where these lie comes first: that is where the next task of a
+        new context may lie too. The others are random.
+        """
         B, n, radius = self._B, self.schedule.n_probe, self.schedule.radius
         rest = self.d - len(B)
         if rest == 0:
@@ -218,7 +223,10 @@ class TaskGame:
         _, complement = self._complement  # (d - r, d)
         turns = []
         while sum(map(len, turns)) < n:
-            turns.append(np.linalg.qr(self._rng.standard_normal((rest, rest)))[0].T)
+            directions = self._rng.standard_normal((rest, rest))
+            aliens = self._aliens @ complement.T
+            directions[:, : len(aliens)] = aliens[:rest].T
+            turns.append(np.linalg.qr(directions)[0].T)
         return radius * np.concatenate(turns)[:n] @ complement
 
     def _take_rows(self):
@@ -234,7 +242,7 @@ class TaskGame:
         if self.phase == "probe":
             score = self.scores[-1] = self.tracker.screen(self._moments)
             if not score > 1:
-                self.tracker.suspects = []
+                self.tracker.suspects, self._aliens = [], self._aliens[:0]
             self._begin("explore" if score > 1 or self._learns else "transfer")
             return
         if self.phase == "explore":
@@ -256,12 +264,16 @@ class TaskGame:
         self._begin("commit")
 
     def _take_in(self):
-        """Let the tracker have a task that was explored in all directions.
-
-        All of its rows tell better than the probes whether it fits.
-        """
-        score = self.scores[-1] = self.tracker.screen(self._moments)
-        subspace = self.tracker.subspace
+        """Let the tracker have a task that was explored in all directions."""
+        if self.tracker.recipe.test.detector == "chi2":
+            # all rows tell better than the probes; the paper's rule, whose limits grow
+            # with their number, is about probes alone
+            self.scores[-1] = self.tracker.screen(self._moments)
+        score, subspace = self.scores[-1], self.tracker.subspace
+        if score > 1:
+            self._aliens = np.concatenate([self._aliens, self.theta[-1][None]])
+        else:
+            self._aliens = self._aliens[:0]
         if self.tracker.add(self._moments, score):
             self.past_subspaces.append(subspace)
             n_consecutive = self.tracker.recipe.n_consecutive

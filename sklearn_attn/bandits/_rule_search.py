@@ -57,6 +57,10 @@ class RuleSearch:
         self._belief = np.full((len(hazards), len(flips), n), 1.0)
         self._belief /= self._belief.sum()
         self.current = int(rng.randint(n)) if first is None else first
+        if first is not None:
+            self._is_excluded = (np.arange(n) != first) & (how == "eliminate")
+            self._belief *= np.arange(n) == first
+            self._belief /= self._belief.sum()
         self.starts, self.rules_in_turn = [0], [self.current]
 
     @property

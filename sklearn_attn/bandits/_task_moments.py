@@ -124,7 +124,7 @@ class NormalEquations:
 
     def solve(self):
         """Return the coefficients, the smallest where the rows leave a choice."""
-        return _solve(self.gram, self.cross, self.shift)
+        return solve(self.gram, self.cross, self.shift)
 
     def residuals(self, theta):
         """Return the sum of squared residuals of each task."""
@@ -145,7 +145,10 @@ class NormalEquations:
         return max(0.0, rest), float(self.n_free[0]) - len(along)
 
 
-def _solve(gram, cross, shift):
+def solve(gram, cross, shift=None):
+    """Return (G + shift I)^-1 c for each task; directions that G lacks get nothing."""
+    if shift is None:
+        shift = gram.new_zeros(len(gram))
     d = gram.shape[1]
     shifted = gram + shift[:, None, None] * torch.eye(d).to(gram)
     root, info = torch.linalg.cholesky_ex(shifted)
