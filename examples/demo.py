@@ -28,11 +28,13 @@ from demo_jobs import (
     long_horizon,
     manifold_ode,
     prompt_attention,
+    shared_representation,
 )
 from demo_jobs.bilinear import converter
 from demo_jobs.long_horizon import late_digits
 from demo_jobs.manifold_ode import macrospin
 from demo_jobs.prompt_attention import digit_needles
+from demo_jobs.shared_representation import paid_digits
 from demo_jobs.tasks import breast_cancer, digit_bags
 
 from sklearn_attn import ComparisonDisplay, compare
@@ -45,8 +47,16 @@ TASKS = {
     converter: {"n_train": 500, "n_test": 500, "n_folds": 3},
     macrospin: {"n_folds": 3},
     late_digits: {"n_train": 500, "n_test": 200, "n_folds": 3},
+    paid_digits: {"n_train": 1200, "n_test": 400, "n_folds": 3},
 }
-ESTIMATORS = [attention_svm, prompt_attention, bilinear, manifold_ode, long_horizon]
+ESTIMATORS = [
+    attention_svm,
+    prompt_attention,
+    bilinear,
+    manifold_ode,
+    long_horizon,
+    shared_representation,
+]
 
 PROTOCOL = (
     "All are fitted to the same folds. On the training samples of each, each is tuned\n"

@@ -14,12 +14,14 @@ from demo_jobs import (
     long_horizon,
     manifold_ode,
     prompt_attention,
+    shared_representation,
 )
 from demo_jobs.bilinear import converter
 from demo_jobs.long_horizon import LaggedRegressor, late_digits
 from demo_jobs.manifold_ode import macrospin
 from demo_jobs.mi_svm import MISVMClassifier
 from demo_jobs.prompt_attention import digit_needles
+from demo_jobs.shared_representation import paid_digits
 from demo_jobs.tasks import breast_cancer, digit_bags
 from sklearn.base import clone
 from sklearn.linear_model import LinearRegression
@@ -34,8 +36,16 @@ PICTURES = {
     "converter.png",
     "macrospin.png",
     "delays.png",
+    "contexts.png",
 }
-ESTIMATORS = [attention_svm, prompt_attention, bilinear, manifold_ode, long_horizon]
+ESTIMATORS = [
+    attention_svm,
+    prompt_attention,
+    bilinear,
+    manifold_ode,
+    long_horizon,
+    shared_representation,
+]
 ALL_TASKS = [
     "digit_bags",
     "breast_cancer",
@@ -43,6 +53,7 @@ ALL_TASKS = [
     "converter",
     "macrospin",
     "late_digits",
+    "paid_digits",
 ]
 TABLES = {"comparison.csv", "comparison.html"}
 
@@ -57,6 +68,7 @@ def tiny_tasks():
         converter(**sizes),
         macrospin(**sizes),
         late_digits(**sizes),
+        paid_digits(**sizes),
     ]
 
 

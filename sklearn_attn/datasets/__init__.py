@@ -6,7 +6,7 @@ from ._bilinear_systems import (
     make_boost_converter,
     make_koopman_lift,
 )
-from ._context_tasks import make_context_tasks
+from ._context_tasks import make_context_tasks, make_digit_tasks
 from ._contextual_tokens import make_contextual_tokens
 from ._digit_needles import make_digit_needles
 from ._long_horizon_rewards import make_digit_rewards, make_long_horizon_rewards
@@ -28,6 +28,7 @@ __all__ = [
     "make_digit_bags",
     "make_digit_needles",
     "make_digit_rewards",
+    "make_digit_tasks",
     "make_joint_tokens",
     "make_koopman_lift",
     "make_long_horizon_rewards",
