@@ -8,8 +8,10 @@ from sklearn_attn.datasets import (
     make_bilinear_system,
     make_bloch_spin,
     make_boost_converter,
+    make_context_tasks,
     make_digit_bags,
     make_digit_rewards,
+    make_digit_tasks,
     make_joint_tokens,
     make_koopman_lift,
     make_long_horizon_rewards,
@@ -380,3 +382,55 @@ def test_rewards_come_as_many_rounds_later_as_is_said():
         for subset in ("train", "test", "all")
     }
     assert sizes["test"] < sizes["train"] < sizes["all"]
+
+
+def test_tasks_of_a_context_share_its_directions():
+    X, y, tasks, true = make_context_tasks(
+        (3, 2), 30, 6, ranks=(2, 1), noise=0, random_state=0, return_tasks=True
+    )
+    assert X.shape == (150, 6)
+    assert tasks.tolist() == np.repeat(np.arange(5), 30).tolist()
+    for s in range(5):
+        rows = tasks == s
+        np.testing.assert_allclose(y[rows], X[rows] @ true.coef[s], atol=1e-12)
+    assert np.linalg.matrix_rank(true.coef[:3]) == 2
+    assert np.linalg.matrix_rank(true.coef[3:]) == 1
+    _, shifted, _ = make_context_tasks(
+        (3, 2), 30, 6, ranks=(2, 1), noise=0, intercepts=9.0, random_state=0
+    )
+    noisy = make_context_tasks((40,), 100, 6, ranks=(2,), noise=3.0, random_state=0)[1]
+    assert shifted.std() > 3 * y.std()
+    assert noisy.var() == pytest.approx(10, rel=0.1)
+
+
+def test_tasks_pay_for_digits():
+    X, y, tasks, payoffs = make_digit_tasks(
+        (6, 4), 50, ranks=(2, 3), noise=0, random_state=0, return_payoffs=True
+    )
+    assert X.shape == (500, 64)
+    assert payoffs.shape == (10, 10)
+    assert np.linalg.matrix_rank(payoffs[:6]) == 2
+    assert np.linalg.matrix_rank(payoffs[6:]) == 3
+    np.testing.assert_allclose((payoffs**2).mean(1), 1)
+    for s in range(10):
+        paid = np.unique(y[tasks == s])
+        assert set(paid.round(9)) <= set(payoffs[s].round(9))
+    one, other = (
+        {*map(bytes, make_digit_tasks((40,), 50, ranks=(1,), subset=subset)[0])}
+        for subset in ("train", "test")
+    )
+    assert len(one & other) < 0.01 * len(one)
+
+
+@pytest.mark.parametrize("make", [make_context_tasks, make_digit_tasks])
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"n_samples": 0}, "n_samples must be a positive"),
+        ({"noise": -1.0}, "noise must be 0 or more"),
+        ({"n_tasks": (1,)}, "as long as each other"),
+    ],
+)
+def test_tasks_that_make_no_sense_are_refused(make, options, match):
+    with pytest.raises(ValueError, match=match):
+        make(**options)

@@ -130,7 +130,7 @@ def picture(tested):
     top, bottom = figure.subfigures(2)
     top.suptitle("Tasks share directions until the context changes, halfway")
     ax = top.subplots()
-    scores = np.nan_to_num(model.outlier_scores_)
+    scores = model.outlier_scores_
     ax.axhline(1, color="0.6", lw=0.8)
     ax.plot(scores, ".", color="black", label="how badly a task fitted, when it came")
     for start in model.context_starts_[1:]:
@@ -152,7 +152,8 @@ def picture(tested):
             order = np.argsort(rows @ components[j])
             ends = [*order[:N_SHOWN], *order[-N_SHOWN:]]
             images = [X[k, :N_PIXELS].reshape(SIDE, SIDE) for k in ends]
-            images.insert(N_SHOWN, np.zeros((SIDE, SIDE)))
+            for place in (0, N_SHOWN + 1, 2 * N_SHOWN + 2):  # gaps
+                images.insert(place, np.zeros((SIDE, SIDE)))
             ax.imshow(np.hstack(images), cmap="gray_r")
             ax.set_title(f"context {i + 1}, direction {j + 1}", fontsize=10)
     return figure

@@ -45,7 +45,7 @@ def card_sorting_scores(result: Any) -> dict:
     switches = np.flatnonzero(result.info["switched"])
     n_switches = len(switches)
     return {
-        "accuracy": float(1 - wrong.mean()),
+        "accuracy": float(result.info["correct"].mean()),
         "errors": int(wrong.sum()),
         "errors_per_switch": float(wrong[switches[0] :].sum() / n_switches)
         if n_switches

@@ -17,8 +17,9 @@ from ._task_moments import SINGULAR, NormalEquations, solve
 # Designs are alike if the variance of coefficients is nowhere this much larger, on
 # average over directions, than under their mean.
 ALIKE = 1.1
-# A gradient that is small enough to compare ranks.
-ROUGH = 1e-4
+# Accuracy to compare ranks by: those up to the right one take fewer iterations, and
+# those beyond it gain too little to matter.
+ROUGH, MOST_ROUGH = 1e-4, 15
 TINY = 1e-300
 # So many directions more may explain nothing before the search for the rank ends: the
 # last one that is missing can explain more than those before it.
@@ -166,7 +167,7 @@ class _Problem:
             n_parameters = r * (d - r) + k * r
             if r > 1 and n_parameters > n / 2:
                 break
-            found = self.descend(r, max_iter, ROUGH).value
+            found = self.descend(r, min(max_iter, MOST_ROUGH), ROUGH).value
             rest = self.equations.residuals(found.alpha @ found.B).sum()
             share = max(float(rest) / max(self.total, TINY), SINGULAR)
             criterion = n * math.log(share) + n_parameters * math.log(max(n, 2))
