@@ -7,13 +7,13 @@ several in a row are a new context, and the representation is learned from them.
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from .._solution import Solution
 from ._detect_change import OutlierTest
-from ._shared_subspace import SharedSubspace, estimate_subspace
+from ._shared_subspace import TINY, SharedSubspace, estimate_subspace
 from ._task_moments import TaskMoments
 
 # Noise below this, relative to the rewards, is rounding.
@@ -56,23 +56,33 @@ class Recipe:
         )
 
 
+class Task(NamedTuple):
+    """The rows of a task, summed up, and what it is called."""
+
+    tag: Any
+    moments: TaskMoments
+
+
 class ContextTracker:
     """The current context, and tasks that seem not to belong to it.
 
     Attributes
     ----------
-    members : list of TaskMoments
+    members : list of Task
         Tasks that the representation is learned from.
-    suspects : list of TaskMoments
+    suspects : list of Task
         Outliers since the last task that was none.
+    strangers : list of Task
+        Outliers before.
     solution : Solution or None
         The representation, once there is one, and how it was found.
     """
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        self.members: list[TaskMoments] = []
-        self.suspects: list[TaskMoments] = []
+        self.members: list[Task] = []
+        self.suspects: list[Task] = []
+        self.strangers: list[Task] = []
         self.solution: Solution | None = None
 
     @property
@@ -83,6 +93,7 @@ class ContextTracker:
     def copy(self) -> "ContextTracker":
         other = ContextTracker(self.recipe)
         other.members, other.suspects = [*self.members], [*self.suspects]
+        other.strangers = [*self.strangers]
         other.solution = self.solution
         return other
 
@@ -129,25 +140,69 @@ class ContextTracker:
         statistic = rest / scale if scale > 0 else 0.0
         return self.recipe.test.score(statistic, n, dof)
 
-    def add(self, task: TaskMoments, score: float) -> bool:
+    def add(self, task: Task, score: float) -> bool:
         """Take a task in, whose rows tell of all directions; tell of a new context."""
-        if score > 1:
-            self.suspects.append(task)
-            if len(self.suspects) < self.recipe.n_consecutive:
-                return False
-            self.members, self.suspects = self.suspects, []
+        if not score > 1:
+            self.dismiss()
+            self.members.append(task)
+            return False
+        self.suspects.append(task)
+        if len(self.suspects) < self.recipe.n_consecutive:
+            return False
+        suspects, self.suspects = self.suspects, []
+        if self._belong_together(suspects, self._subspace_cost):
+            self.members += suspects
             self.learn()
-            return True
-        self.suspects = []
-        self.members.append(task)
-        return False
+            return False
+        self.members, self.strangers = suspects, []
+        self.learn()
+        return True
 
-    def learn(self, on_iteration=lambda *_: False) -> SharedSubspace:
-        """Learn the representation from the tasks of the context."""
-        self.solution = self.recipe.subspace(
-            TaskMoments.join(self.members), on_iteration
-        )
-        return self.solution.value
+    def dismiss(self) -> None:
+        """Take suspects for accidents, since a task has come that fits."""
+        self.strangers += self.suspects
+        self.suspects = []
+
+    def learn(self) -> None:
+        """Learn the representation from the tasks of the context.
+
+        Strangers are taken in if they show a direction that was not known.
+        """
+        if self.strangers and self._belong_together(self.strangers, self._own_cost):
+            self.members += self.strangers
+            self.strangers = []
+        self.solution = self.recipe.subspace(_join(self.members))
+
+    def _belong_together(self, others, cost_of_others):
+        """Tell whether one subspace describes all more briefly than two descriptions.
+
+        Of tasks that were to teach a subspace, all may have missed a direction, and
+        whoever lies along it is an outlier then. The shorter description is that of the
+        smaller Bayesian information criterion.
+        """
+        rest, n_parameters = self._subspace_cost([*self.members, *others])
+        costs = self._subspace_cost(self.members), cost_of_others(others)
+        rest_apart, n_parameters_apart = map(sum, zip(*costs))
+        every = self.recipe.equations(_join([*self.members, *others]))
+        n, square = float(every.n_free.sum()), float(every.square.sum())
+        floor = ROUNDING**2 * square + TINY
+        gain = n * math.log((rest + floor) / (rest_apart + floor))
+        return gain < (n_parameters_apart - n_parameters) * math.log(max(n, 2))
+
+    def _subspace_cost(self, tasks):
+        """Return the sum of squares that a subspace leaves, and its parameters."""
+        moments = _join(tasks)
+        found = self.recipe.subspace(moments).value
+        rest = self.recipe.equations(moments).residuals(found.alpha @ found.B).sum()
+        r, d = found.B.shape
+        return float(rest), r * (d - r) + len(tasks) * r
+
+    def _own_cost(self, tasks):
+        """Return the same for coefficients of each task by itself."""
+        equations = self.recipe.equations(_join(tasks))
+        d = equations.cross.shape[1]
+        n_parameters = equations.n_free.clamp(max=d).sum()
+        return float(equations.residuals(equations.solve()).sum()), float(n_parameters)
 
     def learn_if_due(self) -> None:
         """Learn if tasks have become many more since the last time."""
@@ -204,40 +259,53 @@ def learn_contexts(
     tracker = tracker.copy()
     recipe = tracker.recipe
     starts, scores = [], []
-    contexts: list = [(tracker.members, [])]  # their tasks, and which of the table
-    suspects: list[int] = []
+    contexts: list[list[Task]] = []
     for i in range(len(tasks)):
-        score = tracker.screen(tasks[[i]])
+        task, before = Task(i, tasks[[i]]), tracker.members
+        score = tracker.screen(task.moments)
         scores.append(score)
-        if tracker.add(tasks[[i]], score):
+        if tracker.add(task, score):
             starts.append(i + 1 - recipe.n_consecutive)
-            contexts.append((tracker.members, [*suspects, i]))
-            suspects = []
-        elif score > 1:
-            suspects.append(i)
-        else:
-            suspects = []
-            contexts[-1][1].append(i)
+            contexts.append(before)
+        elif not score > 1:
             tracker.learn_if_due()
+    contexts.append(tracker.members)
     theta = recipe.equations(tasks).solve()
     subspaces = []
-    ends = [*(max(0, start) for start in starts), len(tasks)]
-    first = 0
-    for (members, mine), end in zip(contexts, ends):
+    firsts = [0, *(max(0, start) for start in starts)]
+    for members, first, end in zip(contexts, firsts, [*firsts[1:], len(tasks)]):
         # what is known in the end may fit what seemed alien at first
-        tracker.members, tracker.suspects = members, []
-        tracker.learn()
-        for i in sorted(set(range(first, end)) - set(mine)):
-            if tracker.screen(tasks[[i]]) <= 1:
-                members.append(tasks[[i]])
-                mine.append(i)
-        first = end
-        found = tracker.learn(on_iteration if end == len(tasks) else lambda *_: False)
+        tracker.members = members
+        tracker.solution = recipe.subspace(_join(members))
+        known = {task.tag for task in members}
+        late = [
+            Task(i, tasks[[i]])
+            for i in range(first, end)
+            if i not in known and tracker.screen(tasks[[i]]) <= 1
+        ]
+        members += late
+        is_last = end == len(tasks) and members is contexts[-1]
+        if late or is_last:
+            report = on_iteration if is_last else lambda *_: False
+            tracker.solution = recipe.subspace(_join(members), report)
+        found = tracker.solution.value
         subspaces.append(found)
-        if mine:
-            theta[mine] = found.alpha[-len(mine) :] @ found.B
-    tracker.suspects = [tasks[[i]] for i in suspects if i not in mine]
+        mine = [k for k, task in enumerate(members) if task.tag is not None]
+        theta[[members[k].tag for k in mine]] = found.alpha[mine] @ found.B
+    known = {task.tag for task in tracker.members} - {None}
+    for others in (tracker.suspects, tracker.strangers):
+        others[:] = [_untagged(task) for task in others if task.tag not in known]
+    tracker.members = [_untagged(task) for task in tracker.members]
     return Contexts(tracker, starts, scores, subspaces, theta)
+
+
+def _join(tasks):
+    return TaskMoments.join([task.moments for task in tasks])
+
+
+def _untagged(task):
+    """Return a task that belongs to no table any more."""
+    return Task(None, task.moments)
 
 
 def nearest_candidates(tasks: TaskMoments, candidates, recipe: Recipe):

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from ._context_tracker import ContextTracker
+from ._context_tracker import ContextTracker, Task
 from ._detect_change import SwitchTest
 from ._shared_subspace import SharedSubspace
 from ._task_moments import TaskMoments
@@ -118,7 +118,7 @@ class TaskGame:
         self.context_starts: list[int] = []
         self.past_subspaces: list[SharedSubspace] = []
         self.cycle = 1
-        self._aliens = np.empty((0, d))  # coefficients of outliers in a row
+        self._aliens: list[np.ndarray] = []  # coefficients of outliers in a row
         self._complement = None, None  # of which subspace, and its basis
         self._begin_cycle(learns=not tracker.is_sure)
 
@@ -224,9 +224,11 @@ class TaskGame:
         turns = []
         while sum(map(len, turns)) < n:
             directions = self._rng.standard_normal((rest, rest))
-            aliens = self._aliens @ complement.T
-            directions[:, : len(aliens)] = aliens[:rest].T
-            turns.append(np.linalg.qr(directions)[0].T)
+            for k, theta in enumerate(self._aliens[-rest:]):
+                directions[:, k] = complement @ theta
+            # each pass with the other sign, so that a constant is no part of it
+            sign = 1 if len(turns) % 2 == 0 else -1
+            turns.append(sign * np.linalg.qr(directions)[0].T)
         return radius * np.concatenate(turns)[:n] @ complement
 
     def _take_rows(self):
@@ -241,9 +243,12 @@ class TaskGame:
         self._take_rows()
         if self.phase == "probe":
             score = self.scores[-1] = self.tracker.screen(self._moments)
-            if not score > 1:
-                self.tracker.suspects, self._aliens = [], self._aliens[:0]
-            self._begin("explore" if score > 1 or self._learns else "transfer")
+            if score > 1 or self._learns:
+                self._begin("explore")  # and be judged again
+            else:
+                self.tracker.dismiss()
+                self._aliens = []
+                self._begin("transfer")
             return
         if self.phase == "explore":
             self._solve(within=False)
@@ -270,23 +275,21 @@ class TaskGame:
             # with their number, is about probes alone
             self.scores[-1] = self.tracker.screen(self._moments)
         score, subspace = self.scores[-1], self.tracker.subspace
-        if score > 1:
-            self._aliens = np.concatenate([self._aliens, self.theta[-1][None]])
-        else:
-            self._aliens = self._aliens[:0]
-        if self.tracker.add(self._moments, score):
+        if self.tracker.add(Task(None, self._moments), score):
             self.past_subspaces.append(subspace)
             n_consecutive = self.tracker.recipe.n_consecutive
             self.context_starts.append(len(self.scores) - n_consecutive)
             self.cycle = 1
             self._begin_cycle(learns=not self.tracker.is_sure)
             self._n_explored = n_consecutive
-        elif self._learns and not score > 1:
+        elif not score > 1 and (self._learns or not self.tracker.is_sure):
+            self._learns = True
             self._n_explored += 1
             if self._n_explored >= self.schedule.tasks_per_cycle:
                 self.tracker.learn()
                 if self.tracker.is_sure:
                     self._begin_cycle(learns=False)
+        self._aliens = [*self._aliens, self.theta[-1]] if self.tracker.suspects else []
 
     def _end_task(self):
         """Make what can be made of a task that ends while it is explored."""
