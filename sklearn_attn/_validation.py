@@ -784,6 +784,8 @@ def check_rounds(
         check_consistent_length(X, y)
         rewards = column_or_1d(to_numpy(y), warn=True).astype(np.float64)
     X = np.asarray(to_numpy(X))
+    if X.dtype.kind != "f":  # whole numbers, whose namespace was kept
+        X = X.astype(np.float64)
     if column is not None:
         if groups is not None:
             raise ValueError(
@@ -898,14 +900,18 @@ def check_candidates(candidates):
     return rows
 
 
-def check_reward(reward, *, allow_missing):
-    """Return a reward as a float; NaN only where rewards may be missing."""
+def check_reward(reward, *, allow_missing=None):
+    """Return a reward as a float; NaN only where rewards may be missing.
+
+    None is an estimator that has no such option.
+    """
     try:
         value = float(to_numpy(reward))
     except (TypeError, ValueError):
         raise ValueError(f"reward must be a number; got {reward!r}.") from None
     if not np.isfinite(value) and not (allow_missing and np.isnan(value)):
-        hint = "" if np.isinf(value) else " allow_missing_y=True takes NaN."
+        can_be = np.isnan(value) and allow_missing is not None
+        hint = " allow_missing_y=True takes NaN." if can_be else ""
         raise ValueError(f"reward must be finite; got {value}.{hint}")
     return value
 

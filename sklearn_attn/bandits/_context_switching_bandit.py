@@ -96,12 +96,15 @@ class ContextSwitchingBandit:
         n_actions: Any = None,
         announce: bool = True,
     ) -> None:
-        lengths = np.broadcast_to(np.asarray(rounds_per_task), len(tasks.coef))
-        if not (lengths.dtype.kind in "iu" and (lengths >= 1).all()):
+        n_tasks = len(tasks.coef)
+        lengths = np.asarray(rounds_per_task)
+        is_whole = lengths.dtype.kind in "iu" and bool((lengths >= 1).all())
+        if not is_whole or lengths.shape not in ((), (n_tasks,)):
             raise ValueError(
-                "rounds_per_task must be one or more whole rounds; got "
-                f"{rounds_per_task!r}."
+                "rounds_per_task must be one or more whole rounds, for all or for each "
+                f"of {n_tasks} tasks; got {rounds_per_task!r}."
             )
+        lengths = np.broadcast_to(lengths, n_tasks)
         if not 0 <= noise_std < np.inf or not 0 < radius < np.inf:
             raise ValueError(
                 "noise_std must be 0 or more, radius positive; got "
@@ -263,6 +266,13 @@ class ContextSwitchingBandit:
         self._check_running()
         if self.n_actions is not None:
             raise ValueError("play() is for the ball; with n_actions, call step().")
+        actions = np.asarray(actions, dtype=float)
+        has_shape = actions.ndim == 2 and actions.shape[1] == self.n_features
+        if not has_shape or len(actions) == 0 or not np.isfinite(actions).all():
+            raise ValueError(
+                f"actions must be finite, of shape (n, {self.n_features}), n > 0; got "
+                f"shape {actions.shape}."
+            )
         first = int(np.searchsorted(self._ends, self._t, side="right"))
         end = self._ends[first] if self.announce else self.n_rounds
         actions = self._within_ball(actions[: end - self._t])
@@ -275,6 +285,10 @@ class ContextSwitchingBandit:
             expected = (actions * self.tasks.coef[tasks]).sum(1)
         rewards = expected + self.noise_std * self._draw_noise(len(actions))
         n = len(actions) if until is None else until(rewards)
+        if not 1 <= n <= len(actions):
+            raise ValueError(
+                f"until must say 1 to {len(actions)} of these rounds; got {n}."
+            )
         self._noise = self._noise[n:]
         self._t += n
         missed = self.radius * self._norms[tasks[:n]] - expected[:n]

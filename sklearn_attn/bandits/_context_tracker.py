@@ -16,8 +16,8 @@ from ._detect_change import OutlierTest
 from ._shared_subspace import TINY, SharedSubspace, estimate_subspace
 from ._task_moments import TaskMoments
 
-# Noise below this, relative to the rewards, is rounding.
-ROUNDING = 1e-7
+# Noise below this, relative to the rewards, is how exactly a subspace is found.
+ROUNDING = 1e-4
 # A basis is learned anew once tasks have grown by this factor.
 REFIT_GROWTH = 1.25
 # A subspace is known once so many times as many tasks as its rank tell of it: fewer
@@ -131,12 +131,12 @@ class ContextTracker:
         if subspace is None or not self.is_sure:
             return math.nan
         equations = self.recipe.equations(task)
-        rest, n = equations.unexplained(subspace.B)
+        rest, n, alpha, strength = equations.unexplained(subspace.B)
         if n < 1:
             return math.nan
         noise_var, dof = self.noise
         floor = ROUNDING**2 * float(equations.square[0]) / max(1.0, float(task.n[0]))
-        scale = noise_var * (1 + subspace.doubt) + floor
+        scale = noise_var * (1 + strength * subspace.doubt(alpha)) + floor
         statistic = rest / scale if scale > 0 else 0.0
         return self.recipe.test.score(statistic, n, dof)
 
@@ -249,7 +249,8 @@ def learn_contexts(
     tracker : ContextTracker
         What came before; it is not changed.
     on_iteration : callable
-        For the representation of the last context, as in :func:`estimate_subspace`.
+        Called while the representation of the last context is found, with the losses so
+        far and a function that returns the contexts so far; stops if it returns True.
 
     Returns
     -------
@@ -271,7 +272,7 @@ def learn_contexts(
             tracker.learn_if_due()
     contexts.append(tracker.members)
     theta = recipe.equations(tasks).solve()
-    subspaces = []
+    subspaces: list[SharedSubspace] = []
     firsts = [0, *(max(0, start) for start in starts)]
     for members, first, end in zip(contexts, firsts, [*firsts[1:], len(tasks)]):
         # what is known in the end may fit what seemed alien at first
@@ -285,13 +286,27 @@ def learn_contexts(
         ]
         members += late
         is_last = end == len(tasks) and members is contexts[-1]
-        if late or is_last:
-            report = on_iteration if is_last else lambda *_: False
-            tracker.solution = recipe.subspace(_join(members), report)
-        found = tracker.solution.value
-        subspaces.append(found)
         mine = [k for k, task in enumerate(members) if task.tag is not None]
-        theta[[members[k].tag for k in mine]] = found.alpha[mine] @ found.B
+        tags = [members[k].tag for k in mine]
+
+        def with_subspace(
+            found, mine=mine, tags=tags, theta=theta, before=tuple(subspaces)
+        ):
+            theta = theta.clone()
+            theta[tags] = found.alpha[mine] @ found.B
+            return Contexts(tracker, starts, scores, [*before, found], theta)
+
+        if is_last:
+            tracker.solution = recipe.subspace(
+                _join(members),
+                lambda losses, so_far: on_iteration(
+                    losses, lambda: with_subspace(so_far())
+                ),
+            )
+        elif late:
+            tracker.solution = recipe.subspace(_join(members))
+        found = with_subspace(tracker.solution.value)
+        subspaces, theta = found.subspaces, found.theta
     known = {task.tag for task in tracker.members} - {None}
     for others in (tracker.suspects, tracker.strangers):
         others[:] = [_untagged(task) for task in others if task.tag not in known]

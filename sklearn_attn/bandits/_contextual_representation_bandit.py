@@ -56,6 +56,8 @@ from ._run import run
 from ._run_tasks import run_tasks
 from ._task_moments import table_moments
 
+# What rounding may add to a reward.
+SLACK = 1e-9
 # What `predict` takes for the latest task.
 LATEST = -1
 
@@ -86,7 +88,7 @@ class _Book:
             self.intercepts + tuple(intercepts),
             self.scores + tuple(scores),
             (self.starts or (0,)) + tuple(starts),
-            self.subspaces[:-1] + tuple(subspaces),
+            (self.subspaces[:-1] if subspaces else self.subspaces) + tuple(subspaces),
         )
 
 
@@ -165,9 +167,10 @@ class ContextualRepresentationBandit(
     ridge : float, default=0.01
         Penalty of squared coefficients, relative to the mean variance of the features
         of a task and its number of rows: round data lose a hundredth of their
-        coefficients, and features that hardly vary are kept in check.
+        coefficients, and features that hardly vary are kept in check. Features should
+        be on one scale.
     fit_intercept : bool, default=True
-        Whether each task has a constant b_s.
+        Whether each task has a constant b_s. With `candidates` there is none.
     radius : float, default=1.0
         Largest norm of an action, where any action of a ball can be taken.
     task_column : int or str, default=None
@@ -233,6 +236,8 @@ class ContextualRepresentationBandit(
     Notes
     -----
     Without labels, all rows are one task, and the model is ridge regression.
+
+    Play reads the parameters when it begins: with the first task, or after a table.
 
     The model keeps the sums of squares and products of each task, ``n_features**2``
     numbers for each that it was fitted to or explored in all directions.
@@ -470,7 +475,8 @@ class ContextualRepresentationBandit(
             Actions.
         task : label, or array-like of shape (n_samples,), default=-1
             The task of the rows, or of each row. -1 is the latest, unless a task is
-            called so. If `task_column` names a column, that is where the task stands.
+            called so; the coefficients of one that is still being explored are zero. If
+            `task_column` names a column, that is where the task stands.
 
         Returns
         -------
@@ -529,6 +535,12 @@ class ContextualRepresentationBandit(
             If the number of features is not known, or another one.
         """
         if self.candidates is not None:
+            rules = check_candidates(self.candidates)
+            if n_features not in (None, rules.shape[1]):
+                raise ValueError(
+                    f"candidates have {rules.shape[1]} features; got "
+                    f"n_features={n_features}."
+                )
             if self._search_or_none() is None:
                 self._start_search()
             return self
@@ -599,8 +611,8 @@ class ContextualRepresentationBandit(
         """
         if getattr(self, "_pending", None) is None:
             raise ValueError("observe() needs an action before it: call act() first.")
-        reward = check_reward(y, allow_missing=False)
-        if self.candidates is not None:
+        reward = check_reward(y)
+        if self._search is not None:
             if not 0 <= reward <= 1:
                 raise ValueError(
                     f"With candidates, rewards are between 0 and 1; got {reward}."
@@ -638,6 +650,10 @@ class ContextualRepresentationBandit(
             If it is not known how many rounds the game has.
         """
         game = getattr(environment, "unwrapped", environment)
+        d = getattr(game, "n_features", None)
+        known = getattr(self, "_n_context_features", d)
+        if d is not None and d != known:
+            raise ValueError(f"The game has {d} features, but the model has {known}.")
         can_play = hasattr(game, "play") and getattr(game, "n_actions", 0) is None
         if n_rounds is None and can_play and self.candidates is None:
             if self._game_or_none() is None:
@@ -749,7 +765,7 @@ class ContextualRepresentationBandit(
             least_tasks=self.tasks_per_cycle,
             eig_tol=self.eig_tol,
             ridge=self.ridge,
-            fit_intercept=self.fit_intercept,
+            fit_intercept=self.fit_intercept and self.candidates is None,
             noise_std=self.noise_std,
             max_iter=self.max_iter,
             tol=self.tol,
@@ -886,35 +902,33 @@ class ContextualRepresentationBandit(
         with few_threads(self._table.scatter.numel()):
             if self.candidates is None:
                 found = learn_contexts(self._table, tracker, on_iteration)
-                tracker, solution = found.tracker, found.tracker.solution
-                theta = found.theta
-                scores, starts = found.scores, found.starts
-                bases = [each.B.numpy() for each in found.subspaces]
-                attributes = self._attributes(
-                    solution.value, solution.history["loss"], X
-                )
-                attributes["n_iter_"] = max(1, solution.n_iter)
+                solution = found.tracker.solution
+                attributes = self._attributes(found, solution.history["loss"], X)
             else:
-                candidates = torch.from_numpy(check_candidates(self.candidates))
-                which = nearest_candidates(self._table, candidates, tracker.recipe)
-                theta, solution = candidates[which], None
-                scores = [np.nan] * len(which)
-                starts = (1 + torch.nonzero(which.diff())[:, 0]).tolist()
-                bases = [theta[[start]].numpy() for start in [0, *starts]]
-                equations = tracker.recipe.equations(self._table)
-                rest = equations.residuals(theta).sum() / equations.n_free.sum()
-                attributes = self._candidate_attributes(bases[-1], float(rest**0.5), X)
-        intercepts = [0.0] * len(theta)
-        if self.fit_intercept:
-            intercepts = self._table.intercepts(theta).tolist()
-        self._book = self._past.after(
-            tracker, self._table_ids, theta.numpy(), intercepts, scores, starts, bases
-        )
+                solution = None
+                attributes = self._nearest_candidates(tracker, X)
         vars(self).update(attributes)
         root.call_on_fit_task_end(**data)
         return solution
 
-    def _attributes(self, subspace, losses, like):
+    def _attributes(self, contexts, losses, like):
+        """Return what contexts of a table are, as fitted attributes."""
+        theta = contexts.theta
+        intercepts = np.zeros(len(theta))
+        if self.fit_intercept:
+            intercepts = self._table.intercepts(theta).numpy()
+        book = self._past.after(
+            contexts.tracker,
+            self._table_ids,
+            theta.numpy(),
+            intercepts.tolist(),
+            contexts.scores,
+            contexts.starts,
+            [each.B.numpy() for each in contexts.subspaces],
+        )
+        return self._of_subspace(contexts.subspaces[-1], losses, like) | {"_book": book}
+
+    def _of_subspace(self, subspace, losses, like):
         """Return what a representation is, as fitted attributes."""
         put = follow(like)
         noise_std = self.noise_std
@@ -926,7 +940,30 @@ class ContextualRepresentationBandit(
             "n_components_": len(subspace.B),
             "noise_std_": noise_std,
             "loss_curve_": list(losses),
+            "n_iter_": max(1, len(losses) - 1),
         }
+
+    def _nearest_candidates(self, tracker, like):
+        """Return what candidates tasks of a table are nearest to, as attributes."""
+        candidates = torch.from_numpy(check_candidates(self.candidates))
+        which = nearest_candidates(self._table, candidates, tracker.recipe)
+        theta = candidates[which]
+        starts = (1 + torch.nonzero(which.diff())[:, 0]).tolist()
+        bases = [theta[[start]].numpy() for start in [0, *starts]]
+        equations = tracker.recipe.equations(self._table)
+        rest = equations.residuals(theta).sum() / equations.n_free.sum()
+        n = len(theta)
+        book = self._past.after(
+            tracker,
+            self._table_ids,
+            theta.numpy(),
+            [0.0] * n,
+            [np.nan] * n,
+            starts,
+            bases,
+        )
+        noise_std = float(rest**0.5)
+        return self._candidate_attributes(bases[-1], noise_std, like) | {"_book": book}
 
     def _candidate_attributes(self, components, noise_std, like):
         put = follow(like)
@@ -952,11 +989,9 @@ class ContextualRepresentationBandit(
             return
         self._taken_over = solution
         vars(self).update(
-            self._attributes(solution.value, solution.history["loss"], like)
+            self._of_subspace(solution.value, solution.history["loss"], like)
         )
-        self.n_iter_ = max(1, solution.n_iter)
 
-    @fit_context(prefer_skip_nested_validation=True)
     def _start(self, n_features):
         """Begin to play without a table."""
         self._check_settings(n_features)
@@ -970,6 +1005,7 @@ class ContextualRepresentationBandit(
         return self
 
     @unharmed
+    @fit_context(prefer_skip_nested_validation=True)
     def _start_game(self, n_features):
         if hasattr(self, "_past"):
             if n_features not in (None, self._n_context_features):
@@ -1008,6 +1044,7 @@ class ContextualRepresentationBandit(
         )
 
     @unharmed
+    @fit_context(prefer_skip_nested_validation=True)
     def _start_search(self):
         rules = check_candidates(self.candidates)
         if hasattr(self, "_past"):
@@ -1033,9 +1070,16 @@ class ContextualRepresentationBandit(
     def _act_by_candidate(self, action_set):
         if action_set is None:
             raise ValueError("With candidates, act() needs the actions to choose from.")
-        width = check_candidates(self.candidates).shape[1]
-        actions = check_contexts(action_set, width, name="action_set")
-        if self._search_or_none() is None:
+        rules = check_candidates(self.candidates)
+        actions = check_contexts(action_set, rules.shape[1], name="action_set")
+        values = actions @ rules.T
+        if values.min() < -SLACK or values.max() > 1 + SLACK:
+            raise ValueError(
+                "With candidates, an action must bring between 0 and 1 under each; got "
+                f"values from {values.min():.3g} to {values.max():.3g}."
+            )
+        search = self._search_or_none()
+        if search is None or not np.array_equal(search.rules, rules):
             self._start_search()
         chosen = self._search.act(actions)
         self._pending = tuple(actions[chosen].tolist())
@@ -1056,7 +1100,9 @@ class ContextualRepresentationBandit(
         elif is_latest and LATEST not in ids:
             labels = [self._now.ids[-1]] * len(rows.x)
         else:
-            labels = np.asarray(to_numpy(task))
+            # a list may hold numbers and names
+            is_list = isinstance(task, list | tuple)
+            labels = np.asarray(to_numpy(task), dtype=object if is_list else None)
             if labels.ndim and labels.shape != (len(rows.x),):
                 raise ValueError(
                     f"task must be a label, or have shape ({len(rows.x)},), a label "
@@ -1088,7 +1134,7 @@ class _Seat:
     """A player as :func:`run` wants it: who gets observations, and not sets."""
 
     def __init__(self, player, game):
-        self._player, self._game = player, game
+        self._player, self._game, self._has_task = player, game, False
 
     def act(self, observation):
         sets = getattr(self._game, "action_set", None)
@@ -1096,21 +1142,28 @@ class _Seat:
             action_set = sets(observation)
         else:
             action_set = observation if np.ndim(observation) == 2 else None
-        player = self._player
-        if player.candidates is None and player._game_or_none() is None:
-            d = self._n_features() if action_set is None else np.shape(action_set)[1]
-            player.new_task(d)
-        return player.act(action_set)
+        if not self._has_task:
+            self._player.new_task(self._n_features(action_set))
+            self._has_task = True
+        return self._player.act(action_set)
 
     def observe(self, reward):
         self._player.observe(reward)
 
     def new_task(self):
-        if self._player.candidates is not None or self._player._game_or_none():
+        if self._has_task:  # the first one begins with the first action
             self._player.new_task()
 
-    def _n_features(self):
-        return self._game.action_space.shape[0]
+    def _n_features(self, action_set):
+        if action_set is not None:
+            return np.shape(action_set)[1]
+        shape = getattr(getattr(self._game, "action_space", None), "shape", None)
+        if not shape:
+            raise ValueError(
+                "The game must show actions, of shape (n_actions, n_features), have a "
+                "method action_set(observation), or take vectors for actions."
+            )
+        return shape[0]
 
 
 def _some(labels, n=5):

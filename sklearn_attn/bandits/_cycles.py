@@ -131,7 +131,12 @@ class TaskGame:
         self.intercepts.append(0.0)
         self.scores.append(math.nan)
         self._moments = None
-        self._begin("probe" if self.tracker.is_sure else "explore")
+        if not self.tracker.is_sure:
+            self._begin("explore")
+        elif len(self.tracker.subspace.B) < self.d:
+            self._begin("probe")
+        else:  # there is nothing outside
+            self._begin("explore" if self._learns else "transfer")
 
     def plan(self, n):
         """Return up to n actions of the ball, which await no reward of each other."""
@@ -140,8 +145,10 @@ class TaskGame:
             best = best_action(self.theta[-1], self.schedule.radius)
             return np.broadcast_to(best, (n, self.d))
         n = min(n, self._length - self._t)
-        if self.phase == "probe":
+        if self.phase == "probe" and self._t < len(self._basis):
             return self._basis[self._t : self._t + n]
+        if self.phase == "probe":  # sets of actions came before, and take more rounds
+            return axes(self._B, self.schedule.radius, self._t, n)
         return axes(self._basis, self.schedule.radius, self._t, n)
 
     def choose(self, actions):
@@ -216,8 +223,6 @@ class TaskGame:
         """
         B, n, radius = self._B, self.schedule.n_probe, self.schedule.radius
         rest = self.d - len(B)
-        if rest == 0:
-            return np.zeros((n, self.d))
         if self._complement[0] is not self.tracker.subspace:
             self._complement = self.tracker.subspace, np.linalg.svd(B)[2][len(B) :]
         _, complement = self._complement  # (d - r, d)
@@ -281,14 +286,16 @@ class TaskGame:
             self.context_starts.append(len(self.scores) - n_consecutive)
             self.cycle = 1
             self._begin_cycle(learns=not self.tracker.is_sure)
-            self._n_explored = n_consecutive
-        elif not score > 1 and (self._learns or not self.tracker.is_sure):
+        elif not score > 1 and not self.tracker.is_sure:
             self._learns = True
+            self.tracker.learn_if_due()
+            if self.tracker.is_sure:
+                self._begin_cycle(learns=False)
+        elif not score > 1 and self._learns:
             self._n_explored += 1
             if self._n_explored >= self.schedule.tasks_per_cycle:
                 self.tracker.learn()
-                if self.tracker.is_sure:
-                    self._begin_cycle(learns=False)
+                self._begin_cycle(learns=not self.tracker.is_sure)
         self._aliens = [*self._aliens, self.theta[-1]] if self.tracker.suspects else []
 
     def _end_task(self):

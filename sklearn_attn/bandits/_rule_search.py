@@ -56,6 +56,7 @@ class RuleSearch:
         self._hazards, self._flips = hazards[:, None, None], flips[None, :, None]
         self._belief = np.full((len(hazards), len(flips), n), 1.0)
         self._belief /= self._belief.sum()
+        self._was_right = first is not None  # the rule believed in, by the last reward
         self.current = int(rng.randint(n)) if first is None else first
         if first is not None:
             self._is_excluded = (np.arange(n) != first) & (how == "eliminate")
@@ -75,8 +76,7 @@ class RuleSearch:
     @property
     def is_sure(self):
         """Whether one rule is more probable than all others together."""
-        is_doubted = self._n_contradictions[self.current] > 0
-        return bool(self.probabilities.max() > HALF) and not is_doubted
+        return bool(self.probabilities.max() > HALF) and self._was_right
 
     def act(self, actions):
         """Return the action that most probably is rewarded."""
@@ -91,6 +91,7 @@ class RuleSearch:
         predicted = self._predicted[self._taken]
         wrong = np.abs(reward - predicted) > HALF
         before = self.current
+        self._was_right = not wrong[before]
         if self.how == "filter":
             self._weigh(reward, predicted)
         elif self.how == "eliminate":
@@ -137,5 +138,6 @@ class RuleSearch:
         belief = belief * (reward * hit + (1 - reward) * (1 - hit))
         total = belief.sum()
         # what no rule allows, without flips, is no reason to believe in any
-        self._belief = belief / total if total > 0 else np.full_like(belief, 1 / n)
+        even = np.full_like(belief, 1 / belief.size)
+        self._belief = belief / total if total > 0 else even
         self.current = int(self.probabilities.argmax())

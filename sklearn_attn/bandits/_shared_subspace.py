@@ -44,6 +44,9 @@ class SharedSubspace:
         How many rows, beyond those needed, tell of it.
     n_rows : float
         Rows in all.
+    spread : torch.Tensor of shape (r, r)
+        Covariance of an error of B along alpha, in units of the noise: the inverse of
+        sum_s g_s alpha_s alpha_s', for tasks whose rows have a mean square of g_s.
     """
 
     B: torch.Tensor
@@ -52,12 +55,17 @@ class SharedSubspace:
     noise_var: float
     noise_dof: float
     n_rows: float
+    spread: torch.Tensor
 
-    @property
-    def doubt(self):
-        """Variance that doubt about B adds to a residual, relative to the noise."""
-        r, d = self.B.shape
-        return r * (d - r) / max(1.0, self.n_rows)
+    def doubt(self, alpha=None):
+        """Return what doubt about B adds to the variance outside of it.
+
+        It is for rows of norm 1, relative to the noise; without `alpha`, for a task
+        like those that it was learned from.
+        """
+        if alpha is not None:
+            return float(alpha @ self.spread @ alpha)
+        return float(((self.alpha @ self.spread) * self.alpha).sum() / len(self.alpha))
 
 
 def estimate_subspace(
@@ -225,8 +233,12 @@ class _Problem:
         signs = torch.where(largest < 0, -1.0, 1.0)
         B, alpha = signs * B, alpha @ turn.T * signs.T
         dof = self.n - k * r - r * (d - r)
-        rest = float(self.equations.residuals(theta).sum())
+        # a ridge leaves residuals that are no noise
+        free = self.equations.within(B)
+        rest = float(free.residuals(solve(free.gram, free.cross)).sum())
         noise_var = rest / dof if dof > 0 else math.nan
+        strength = self.gram.diagonal(dim1=1, dim2=2).mean(1)
+        spread = torch.linalg.pinv(alpha.T * strength @ alpha, hermitian=True)
         return SharedSubspace(
-            B, singular_values, alpha, noise_var, max(0.0, dof), self.n
+            B, singular_values, alpha, noise_var, max(0.0, dof), self.n, spread
         )

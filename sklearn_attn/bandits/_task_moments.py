@@ -133,16 +133,41 @@ class NormalEquations:
         return rest.clamp(min=0)
 
     def unexplained(self, B):
-        """Return what a fit within a subspace leaves of one task.
+        """Return what a subspace leaves unexplained of one task, without a ridge.
 
-        They are the sum of squared residuals, without a ridge, and how many of the rows
-        are not needed for the fit.
+        Where there are more rows than features, what no coefficients explain is not
+        counted: the rest is about directions outside of the subspace alone.
+
+        Returns
+        -------
+        rest : float
+            Sum of squares.
+        n : float
+            Its degrees of freedom, if there is nothing but noise.
+        alpha : torch.Tensor of shape (r,) or None
+            Coefficients within the subspace; None if the rows do not tell of it.
+        strength : float
+            Sum of squares of the rows outside, for each degree of freedom.
         """
-        values, vectors = torch.linalg.eigh(B @ self.gram[0] @ B.T)
-        is_seen = values > SINGULAR * self.gram[0].diagonal().max()
-        along = (self.cross[0] @ B.T @ vectors)[is_seen]
-        rest = float(self.square[0] - (along**2 / values[is_seen]).sum())
-        return max(0.0, rest), float(self.n_free[0]) - len(along)
+        gram, cross = self.gram[0], self.cross[0]
+        scale = SINGULAR * gram.diagonal().max()
+        inside, n_inside, alpha = _explained(B @ gram @ B.T, B @ cross, scale)
+        square, n = float(self.square[0]), float(self.n_free[0])
+        if n > len(gram):
+            square, n, _ = _explained(gram, cross, scale)
+        n -= n_inside
+        outside = gram.trace() - (B @ gram * B).sum()
+        strength = float(outside) / n if n > 0 else 0.0
+        return max(0.0, square - inside), n, alpha if n_inside else None, strength
+
+
+def _explained(gram, cross, scale):
+    """Return the sum of squares that least squares explains, its rank, coefficients."""
+    values, vectors = torch.linalg.eigh(gram)
+    is_seen = values > scale
+    along = (cross @ vectors)[is_seen]
+    shares = along / values[is_seen]
+    return float(along @ shares), len(along), vectors[:, is_seen] @ shares
 
 
 def solve(gram, cross, shift=None):

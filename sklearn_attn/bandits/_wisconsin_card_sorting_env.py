@@ -3,6 +3,7 @@
 This module is loaded on first use, since its class is one of gymnasium's.
 """
 
+from numbers import Integral
 from typing import Any
 
 import gymnasium
@@ -11,6 +12,7 @@ from gymnasium.spaces import Discrete, MultiDiscrete
 
 from ._cards import DIMENSIONS, N_VALUES, Trial, card_matrix, card_name, draw_trial
 
+MOST_NOISE = 0.5  # beyond it, wrong answers would be the rewarded ones
 PICTURE_INCHES, DPI = (4.8, 4.0), 100
 
 
@@ -39,7 +41,7 @@ class WisconsinCardSortingEnv(gymnasium.Env):
         Whether cards may match a table card in several ways, so that rules agree. If
         not, shape, number and colour all differ.
     noise : float, default=0.0
-        Probability that a reward is the opposite.
+        Probability that a reward is the opposite, at most one half.
     render_mode : {"rgb_array", "ansi"}, default=None
         What :meth:`render` returns: a picture or a sentence. None is a picture.
 
@@ -92,13 +94,14 @@ class WisconsinCardSortingEnv(gymnasium.Env):
             raise ValueError(
                 f"criterion must be 'fixed' or 'consecutive'; got {criterion!r}."
             )
-        if min(block, run, n_trials, n_categories) < 1:
+        counts = (block, run, n_trials, n_categories)
+        if not all(isinstance(n, Integral) and n >= 1 for n in counts):
             raise ValueError(
-                "block, run, n_trials and n_categories must be 1 or more; got "
+                "block, run, n_trials and n_categories must be whole, 1 or more; got "
                 f"{block}, {run}, {n_trials} and {n_categories}."
             )
-        if not 0 <= noise <= 1:
-            raise ValueError(f"noise must be between 0 and 1; got {noise}.")
+        if not 0 <= noise <= MOST_NOISE:
+            raise ValueError(f"noise must be between 0 and {MOST_NOISE}; got {noise}.")
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(
                 f"render_mode must be one of {self.metadata['render_modes']}; got "

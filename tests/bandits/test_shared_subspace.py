@@ -90,13 +90,24 @@ def test_what_a_fit_within_a_subspace_leaves_counts_only_directions_that_rows_se
     X = rng.standard_normal((8, 5))
     y = rng.standard_normal(8)
     equations = moments(X, y, np.zeros(8, int)).equations(0.0, fit_intercept=False)
-    rest, n = equations.unexplained(B)
-    assert n == 6
-    assert rest == pytest.approx(np.linalg.lstsq(X[:, :2], y)[1][0])
+    rest, n, alpha, _ = equations.unexplained(B)
+    # more rows than features: what all of them leave is not counted
+    inside, everything = (np.linalg.lstsq(x, y) for x in (X[:, :2], X))
+    assert n == 3
+    assert rest == pytest.approx(inside[1][0] - everything[1][0])
+    np.testing.assert_allclose(alpha, inside[0])
+    few = moments(X[:4], y[:4], np.zeros(4, int)).equations(0.0, fit_intercept=False)
+    rest, n, *_ = few.unexplained(B)
+    assert n == 2
+    assert rest == pytest.approx(np.linalg.lstsq(X[:4, :2], y[:4])[1][0])
+    X = X[:4]
     X[:, :2] = 0  # probes: what is left is all
-    equations = moments(X, y, np.zeros(8, int)).equations(0.0, fit_intercept=False)
-    rest, n = equations.unexplained(B)
-    assert (rest, n) == (pytest.approx(y @ y), 8)
+    X[:, 2:] /= np.linalg.norm(X, axis=1, keepdims=True)
+    probes = moments(X, y[:4], np.zeros(4, int)).equations(0.0, fit_intercept=False)
+    rest, n, alpha, strength = probes.unexplained(B)
+    assert (rest, n) == (pytest.approx(y[:4] @ y[:4]), 4)
+    assert alpha is None
+    assert strength == pytest.approx(1)
 
 
 # the subspace
