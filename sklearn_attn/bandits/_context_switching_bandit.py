@@ -267,15 +267,16 @@ class ContextSwitchingBandit:
         if self.n_actions is not None:
             raise ValueError("play() is for the ball; with n_actions, call step().")
         actions = np.asarray(actions, dtype=float)
+        first = int(np.searchsorted(self._ends, self._t, side="right"))
+        end = self._ends[first] if self.announce else self.n_rounds
+        actions = actions[: end - self._t]
         has_shape = actions.ndim == 2 and actions.shape[1] == self.n_features
         if not has_shape or len(actions) == 0 or not np.isfinite(actions).all():
             raise ValueError(
                 f"actions must be finite, of shape (n, {self.n_features}), n > 0; got "
                 f"shape {actions.shape}."
             )
-        first = int(np.searchsorted(self._ends, self._t, side="right"))
-        end = self._ends[first] if self.announce else self.n_rounds
-        actions = self._within_ball(actions[: end - self._t])
+        actions = self._within_ball(actions)
         rounds = self._t + np.arange(len(actions))
         if rounds[-1] < self._ends[first]:
             tasks = np.full(len(actions), first)

@@ -150,7 +150,10 @@ class ContextTracker:
         if len(self.suspects) < self.recipe.n_consecutive:
             return False
         suspects, self.suspects = self.suspects, []
-        if self._belong_together(suspects, self._subspace_cost):
+        if all(
+            self._belong_together(suspects, cost)
+            for cost in (self._subspace_cost, self._own_cost)
+        ):
             self.members += suspects
             self.learn()
             return False
