@@ -166,7 +166,8 @@ def test_the_game_is_copied_and_stored():
     [
         ({"criterion": "random"}, "criterion must be"),
         ({"block": 0}, "block, run, n_trials and n_categories"),
-        ({"noise": 1.5}, "noise must be"),
+        ({"block": 20.5}, "must be whole"),
+        ({"noise": 0.6}, "noise must be between 0 and 0.5"),
         ({"render_mode": "human"}, "render_mode must be"),
     ],
 )

@@ -282,3 +282,22 @@ def test_games_of_other_tasks_are_not_drawn_together():
     }
     with pytest.raises(ValueError, match="2 different"):
         TaskRegretDisplay.from_results(results)
+
+
+@pytest.mark.parametrize(
+    "actions",
+    [np.zeros((3, 4)), np.zeros(5), np.zeros((0, 5)), np.full((2, 5), np.nan)],
+)
+def test_blocks_of_other_actions_are_refused(actions):
+    game = ContextSwitchingBandit(sequence())
+    game.reset(seed=0)
+    with pytest.raises(ValueError, match=r"of shape \(n, 5\), n > 0"):
+        game.play(actions)
+    with pytest.raises(ValueError, match="until must say 1 to 2"):
+        game.play(np.zeros((2, 5)), lambda rewards: 0)
+    assert not game.task_regret.any()
+
+
+def test_there_are_rounds_for_each_task():
+    with pytest.raises(ValueError, match="for each of 7 tasks"):
+        ContextSwitchingBandit(sequence(), rounds_per_task=[3, 4])

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import sklearn
 import torch
+from scipy import stats
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.linear_model import Ridge
@@ -25,6 +26,8 @@ from sklearn_attn.bandits import (
     WisconsinCardSortingEnv,
     run,
 )
+from sklearn_attn.bandits._cycles import Schedule
+from sklearn_attn.bandits._rule_search import RuleSearch
 from sklearn_attn.datasets import make_context_tasks
 
 RULES = np.eye(3)
@@ -790,3 +793,235 @@ def test_nothing_warns_where_there_is_nothing_to_warn_of(table):
         warnings.simplefilter("error")
         fitted(table)
         player().simulate(game([8], [2])[1], seed=0)
+
+
+# what a review found
+
+
+@pytest.mark.parametrize(("d", "r"), [(3, 2), (5, 4)])
+def test_a_change_is_found_with_a_single_direction_outside(d, r):
+    for seed in range(2):
+        _, environment = game([40, 40], [r, r], seed, d, rounds_per_task=300)
+        result = player(rounds_per_task=300).simulate(environment, seed=seed)
+        assert np.isfinite(result.change_delays).all()
+        assert result.n_false_changes == 0
+
+
+def test_where_all_directions_are_shared_nothing_is_probed():
+    _, environment = game([12], [3], d=3)
+    model = player(n_components=3)
+    model.simulate(environment, seed=0)
+    assert np.isnan(model.outlier_scores_).all()
+    assert model.cycle_ > 1
+
+
+def test_outliers_tell_where_to_look_next():
+    _, environment = game([30, 20], [2, 2], d=12, rounds_per_task=400)
+    model = player(rounds_per_task=400, n_probe=3)
+    environment.reset(seed=0)
+    model.new_task(12)
+    probes = []
+    while model._game.n_played < 400 * 31:
+        action = model.act()
+        if model.phase_ == "probe" and len(model._game._aliens) == 1:
+            probes.append(action)
+        *_, info = (step := environment.step(action))
+        model.observe(step[1])
+        if info["new_task"]:
+            model.new_task()
+    if not probes:
+        action = model.act()
+        assert model.phase_ == "probe"
+        probes.append(action)
+    alien = model._game._aliens[0]
+    B = model.components_
+    outside = alien - B.T @ (B @ alien)
+    cosine = abs(probes[0] @ outside) / np.linalg.norm(outside)
+    assert cosine == pytest.approx(1.0, abs=1e-9)
+
+
+def test_probes_of_sets_leave_room_for_the_fit_inside():
+    _, environment = game([12], [2], n_actions=8)
+    model = player(n_probe=5)
+    actions, _ = environment.reset(seed=0)
+    model.new_task(6)
+    n_probes = 0
+    while len(model.task_starts_) < 6:
+        action = model.act(actions)
+        n_probes += len(model.task_starts_) == 5 and model.phase_ == "probe"
+        actions, reward, *_, info = environment.step(action)
+        model.observe(reward)
+        if info["new_task"]:
+            model.new_task()
+    assert n_probes == 5 + 2
+
+
+def test_sets_and_the_ball_may_alternate():
+    _, environment = game([12], [2])
+    model = player(n_probe=4)
+    model.simulate(environment, seed=0)
+    model.new_task()
+    for _ in range(60):
+        model.act(np.eye(6))
+        model.observe(0.1)
+        model.act()
+        model.observe(0.1)
+    assert model.phase_ == "commit"
+
+
+def test_the_level_is_shared_by_the_rounds_of_a_task():
+    schedule = [
+        Schedule(rounds_per_task=n, level=1e-3).sigmas for n in (10, 1000, 100_000)
+    ]
+    np.testing.assert_allclose(
+        schedule, stats.norm.isf(1e-3 / (2 * np.array([10, 1000, 100_000])))
+    )
+
+
+def test_whole_numbers_are_numbers_under_dispatch():
+    X = torch.arange(60).reshape(20, 3) % 7
+    y = 1.5 * X[:, 0] + 0.25
+    with sklearn.config_context(array_api_dispatch=True):
+        model = ContextualRepresentationBandit(ridge=0.0).fit(X, y)
+        assert model.predict(X).is_floating_point()
+        assert model.transform(X).is_floating_point()
+        np.testing.assert_allclose(model.predict(X), y, atol=1e-6)
+
+
+def test_callbacks_see_models_that_predict(table, tmp_path):
+    callback = pytest.importorskip("sklearn.callback")  # came with scikit-learn 1.9
+    from sklearn_attn.callbacks import Snapshot
+
+    X, y, tasks, _ = table
+    snapshot, monitor = Snapshot(tmp_path), callback.ScoringMonitor(scoring="r2")
+    model = ContextualRepresentationBandit(tol=1e-9)
+    model.set_callbacks(snapshot, monitor)
+    for _ in range(2):  # a model that is fitted, too
+        model.fit(X, y, tasks)
+    assert model.n_iter_ > 1
+    last = snapshot.load("newest")
+    assert last.task_ids_ == model.task_ids_
+    np.testing.assert_allclose(last.task_coef_, model.task_coef_, atol=1e-4)
+    assert last.score(X, y, task=tasks) > 0.99
+
+
+def test_rules_are_told_apart_though_all_rewards_are_the_same():
+    X = np.tile([0.0, 0, 1], (15, 1))
+    model = ContextualRepresentationBandit(candidates=RULES).fit(X, np.ones(15))
+    np.testing.assert_array_equal(model.components_, RULES[[2]])
+
+
+def test_candidates_must_promise_rewards_between_0_and_1():
+    model = ContextualRepresentationBandit(candidates=5 * RULES, random_state=0)
+    with pytest.raises(ValueError, match="0 and 1 under each; got values from 0"):
+        model.act(np.eye(3))
+    assert not hasattr(model, "_search")
+
+
+def test_other_candidates_begin_another_search():
+    model = ContextualRepresentationBandit(candidates=RULES, random_state=0)
+    model.act(np.eye(3))
+    model.observe(1.0)
+    model.set_params(candidates=RULES[:2])
+    model.act(np.eye(3))
+    model.observe(0.0)
+    assert len(model._search.rules) == 2
+    model.act(np.eye(3))
+    model.set_params(candidates=None)
+    model.observe(1.0)  # of the action that was taken
+    model.new_task()
+    assert model.act().shape == (3,)
+    assert len(model.context_components_) == len(model.context_starts_)
+
+
+def test_games_of_another_width_are_refused_before_a_task_begins():
+    model = player()
+    model.simulate(game([8], [2])[1], seed=0)
+    for options in ({}, {"n_actions": 4}):
+        with pytest.raises(ValueError, match=r"game has 9 features.*model has 6"):
+            model.simulate(game([8], [2], d=9, **options)[1], seed=0)
+    assert len(model.task_coef_) == 8
+
+
+def test_settings_are_looked_at_when_play_begins(table):
+    model = fitted(table).set_params(n_probe=0)
+    with pytest.raises(ValueError, match="n_probe"):
+        model.new_task()
+    with pytest.raises(ValueError, match="task"):
+        model.act()
+    model.set_params(n_probe=3).new_task()
+    assert model.phase_ == "probe"
+
+
+def test_no_option_is_named_that_does_not_exist():
+    model = player().new_task(2)
+    model.act()
+    with pytest.raises(ValueError, match=r"finite; got nan\.$"):
+        model.observe(np.nan)
+
+
+def test_labels_of_both_kinds_are_named_in_a_list():
+    model = player()
+    tasks, environment = game([8], [2])
+    model.simulate(environment, seed=0)
+    X = np.eye(6)
+    model.partial_fit(X, X @ tasks.coef[0], ["new"] * 6)
+    both = model.predict(X[:2], task=[0, "new"])
+    assert both[0] == model.predict(X[:1], task=0)[0]
+    assert both[1] == model.predict(X[1:2], task="new")[0]
+
+
+def test_a_game_that_shows_nothing_usable_is_refused():
+    class Blind:
+        action_space = None
+
+        def reset(self, seed=None):
+            return np.zeros(3), {}
+
+    with pytest.raises(ValueError, match="action_set"):
+        player().simulate(Blind(), 5)
+
+
+def test_who_is_not_told_of_tasks_begins_one_with_each_game():
+    _, environment = game([3], [2], announce=False)
+    model = player()
+    for n in (1, 2):
+        model.simulate(environment, 50, seed=0)
+        assert len(model.task_starts_) == n
+
+
+# searching among rules
+
+
+def search(how, n_rules=3, **options):
+    settings = {"confirm": 1, "hazard": "auto", "flip_rate": "auto"} | options
+    return RuleSearch(
+        np.eye(n_rules), how, rng=np.random.RandomState(0), first=0, **settings
+    )
+
+
+def test_after_all_are_contradicted_only_those_that_agree_with_the_last_are_left():
+    rules = search("eliminate")
+    assert rules.act(np.eye(3)) == 0
+    rules.observe(0.0)  # the first rule no longer holds, and the others may
+    np.testing.assert_allclose(rules.probabilities, [0, 0.5, 0.5])
+
+
+def test_what_no_rule_allows_leaves_all_as_they_were_at_first():
+    rules = search("filter", flip_rate=0.0)
+    rules.act(np.ones((1, 3)))
+    rules.observe(0.0)  # though all three promised a reward
+    np.testing.assert_allclose(rules.probabilities, 1 / 3)
+    assert not rules.is_sure
+
+
+@pytest.mark.parametrize("how", ["random", "cycle"])
+def test_a_rule_is_believed_in_once_it_was_right(how):
+    rules = RuleSearch(np.eye(3), how, 1, "auto", "auto", np.random.RandomState(0))
+    assert not rules.is_sure
+    rules.act(np.eye(3))
+    rules.observe(1.0)
+    assert rules.is_sure
+    rules.act(np.eye(3))
+    rules.observe(0.0)
+    assert not rules.is_sure

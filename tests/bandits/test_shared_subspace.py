@@ -334,3 +334,137 @@ def test_the_nearest_candidate_has_the_least_residual():
         [((y - X @ c)[tasks == s] ** 2).sum() for c in candidates] for s in range(8)
     ]
     np.testing.assert_array_equal(found, np.argmin(rest, axis=1))
+
+
+# what hides a context, or seems to be one
+
+
+def test_a_constant_takes_a_degree_of_freedom():
+    X, y, tasks = make_context_tasks([1], 7, 5, ranks=[2], random_state=0)
+    sums = moments(X, y, tasks)
+    B = torch.eye(5, dtype=torch.float64)[:2]
+    n = [
+        sums[[0]].equations(0.0, fit_intercept=fit_intercept).unexplained(B)[1]
+        for fit_intercept in (False, True)
+    ]
+    assert n == [3, 3]  # five directions, of which two are inside
+    few = moments(X[:4], y[:4], tasks[:4])
+    n = [
+        few.equations(0.0, fit_intercept=fit_intercept).unexplained(B)[1]
+        for fit_intercept in (False, True)
+    ]
+    assert n == [2, 1]
+
+
+def test_noise_shows_no_more_directions_than_there_are():
+    # the largest eigenvalue of noise is (sqrt(k) + sqrt(d))^2, far above k
+    ranks = []
+    for seed in range(20):
+        rng = np.random.RandomState(seed)
+        design = np.linalg.qr(rng.standard_normal((60, 20)))[0]
+        theta = np.outer(rng.standard_normal(6), np.eye(20)[0]) * 30
+        y = (theta @ design.T).ravel() + rng.standard_normal(6 * 60)
+        sums = moments(np.tile(design, (6, 1)), y, np.repeat(np.arange(6), 60))
+        ranks.append(len(fitted(sums, eig_tol=0.0).value.B))
+    assert np.mean(np.array(ranks) == 1) >= 0.95
+
+
+def test_what_seemed_alien_at_first_is_taken_in_if_it_fits_in_the_end():
+    X, y, tasks = make_context_tasks([40], 40, 20, ranks=[2], noise=0.5, random_state=1)
+    found = tracked(moments(X, y, tasks))
+    early = np.flatnonzero(np.array(found.scores) > 1)
+    assert len(early) > 0
+    B = found.subspaces[0].B.numpy()
+    theta = found.theta.numpy()
+    np.testing.assert_allclose(theta, theta @ B.T @ B, atol=1e-9)  # of all tasks
+
+
+def test_tasks_along_a_direction_that_was_missed_are_no_new_context():
+    # of a subspace of rank 4, tasks that teach it leave out a direction
+    rng = np.random.RandomState(0)
+    B = np.linalg.qr(rng.standard_normal((20, 4)))[0].T
+    alpha = rng.standard_normal((30, 4))
+    alpha[:8, 3] = 0
+    tasks = np.repeat(np.arange(30), 60)
+    X = rng.standard_normal((1800, 20))
+    y = (X * (alpha @ B)[tasks]).sum(1) + 0.1 * rng.standard_normal(1800)
+    found = tracked(moments(X, y, tasks))
+    assert (np.array(found.scores) > 1).sum() >= 3
+    assert found.starts == []
+    assert sine(found.subspaces[0].B, B) < 0.1
+
+
+def test_strangers_stay_strangers_unless_they_show_what_is_missing():
+    X, y, tasks, true = make_context_tasks(
+        [40], 60, ranks=[2], random_state=0, return_tasks=True
+    )
+    rng = np.random.RandomState(1)
+    for s in (12, 18, 24, 30):  # each alien in its own way
+        y[tasks == s] = X[tasks == s] @ rng.standard_normal(20)
+    found = tracked(moments(X, y, tasks))
+    assert found.starts == []
+    assert sine(found.subspaces[0].B, true.components[0]) < 0.05
+    assert len(found.tracker.strangers) == 4
+
+
+@pytest.mark.parametrize("norms", [(0.05, 5.0), (1.0, 1.0)])
+def test_large_tasks_are_judged_by_the_doubt_about_what_they_use(norms):
+    n_false = 0
+    for seed in range(5):
+        X, y, tasks = make_context_tasks(
+            [60], 50, ranks=[2], norms=norms, random_state=seed
+        )
+        found = tracked(moments(X, y, tasks))
+        assert found.starts == []
+        n_false += (np.array(found.scores) > 1).sum()
+    assert n_false <= 4  # of 275; 1e-3 each, and the first ones know little
+
+
+def test_one_task_of_much_noise_and_many_rows_is_seen_to_lie_outside():
+    # 600 rows of noise 1: their residuals say nothing, their coefficients do
+    rng = np.random.RandomState(0)
+    own = np.linalg.qr(rng.standard_normal((20, 2)))[0].T
+    tasks = np.repeat(np.arange(31), 600)
+    theta = rng.standard_normal((31, 2)) @ own
+    theta[30] = rng.standard_normal(20) / np.sqrt(20)
+    X = rng.standard_normal((len(tasks), 20))
+    y = (X * theta[tasks]).sum(1) + 3 * rng.standard_normal(len(tasks))
+    scores = np.array(tracked(moments(X, y, tasks)).scores)
+    assert scores[30] > 1
+    assert np.nanmax(scores[:30]) < 1
+
+
+def test_the_gradient_of_the_descent_is_that_of_differences():
+    X, y, tasks = make_context_tasks([9], 8, 6, ranks=[2], noise=0.5, random_state=0)
+    equations = moments(X, y, tasks).equations(0.1, fit_intercept=True)
+    values = []
+    for max_iter in (1, 3, 500):
+        solution = estimate_subspace(
+            equations, 2, eig_tol=0.0, max_iter=max_iter, tol=1e-9
+        )
+        values.append(solution.history["loss"][-1])
+        theta = solution.value.alpha @ solution.value.B
+        penalty = float((equations.shift * (theta**2).sum(1)).sum())
+        rest = float(equations.residuals(theta).sum())
+        n = float(equations.n_free.sum())
+        assert solution.history["loss"][-1] == pytest.approx((rest + penalty) / n)
+    assert values[0] > values[1] > values[2]
+    # any step away from the end is upwards
+    rng = np.random.RandomState(0)
+    for _ in range(20):
+        step = torch.from_numpy(1e-3 * rng.standard_normal((2, 6)))
+        B = torch.linalg.qr((solution.value.B + step).T).Q.T
+        inside = equations.within(B)
+        theta = inside.solve() @ B
+        loss = equations.residuals(theta).sum()
+        loss += (equations.shift * (theta**2).sum(1)).sum()
+        assert float(loss) / n >= values[2] - 1e-12
+
+
+def test_a_switch_is_judged_by_the_doubt_about_both_means():
+    values = np.array([0.0] * 20 + [1.0] * 20)
+    # the difference of 1 has a standard error of .1 sqrt(1/20 + 1/20) = .0316
+    assert SwitchTest(20, 0.1, 31.0).first_alarm(values) == 40
+    assert SwitchTest(20, 0.1, 32.0).first_alarm(values) is None
+    # and no window is compared with one that is shorter
+    assert SwitchTest(20, 0.1, 1.0).first_alarm(values[1:]) is None
