@@ -9,11 +9,11 @@ chi-square test at a level of 0.001, and with gamma = 1.5 not even half of them,
 many probes there are. The share of an alien task that random probes see varies from
 task to task, which costs power besides.
 
-In the middle and on the right, two contexts of 250 tasks. A detector that is too mild
-finds the change late; one that is too sharp takes noise for alien tasks, which are
-explored in all directions for nothing.
+In the middle and on the right, a context of 250 tasks and another one of 100. A
+detector that is too mild finds the change late; one that is too sharp takes noise for
+alien tasks, which are explored in all directions for nothing.
 
-Takes about 40 seconds.
+Takes about 30 seconds.
 """
 
 import matplotlib.pyplot as plt
@@ -69,7 +69,7 @@ delays, regrets = {}, {}
 for name, options in DETECTORS.items():
     results = []
     for seed in range(N_GAMES):
-        tasks = TaskSequence.random([250, 250], [2, 2], random_state=seed)
+        tasks = TaskSequence.random([250, 100], [2, 2], random_state=seed)
         model = ContextualRepresentationBandit(n_probe=5, random_state=seed, **options)
         results.append(model.simulate(ContextSwitchingBandit(tasks), seed=seed))
     delays[name] = [result.change_delays[0] for result in results]
