@@ -7,6 +7,7 @@ descent begins.
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -63,8 +64,12 @@ class SharedSubspace:
         It is for rows of norm 1, relative to the noise; without `alpha`, for a task
         like those that it was learned from.
         """
-        if alpha is not None:
-            return float(alpha @ self.spread @ alpha)
+        if alpha is None:
+            return self._usual_doubt
+        return float(alpha @ self.spread @ alpha)
+
+    @cached_property
+    def _usual_doubt(self):
         return float(((self.alpha @ self.spread) * self.alpha).sum() / len(self.alpha))
 
 
