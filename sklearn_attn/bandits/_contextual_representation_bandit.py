@@ -835,8 +835,8 @@ class ContextualRepresentationBandit(
             n = len(rules)
             bases = [rule[None] for rule in rules]
             begins_anew = past.ids and not np.array_equal(past.theta[-1], rules[0])
-            if begins_anew:
-                bases = [past.subspaces[-1], *bases]
+            if begins_anew:  # after a representation, if one was learned
+                bases = [*past.subspaces[-1:], *bases]
             starts = range(0 if begins_anew else 1, n)
             parts = rules, [0.0] * n, [np.nan] * n, starts
         else:

@@ -934,6 +934,17 @@ def test_other_candidates_begin_another_search():
     assert len(model.context_components_) == len(model.context_starts_)
 
 
+def test_candidates_may_come_before_a_representation_was_learned():
+    model = player().new_task(3)
+    model.act()
+    model.observe(0.5)
+    model.set_params(candidates=RULES, candidate_rule="random")
+    model.act(np.eye(3))
+    model.observe(1.0)
+    assert model.task_ids_ == [0, 1]
+    assert len(model.context_components_) == 1
+
+
 def test_games_of_another_width_are_refused_before_a_task_begins():
     model = player()
     model.simulate(game([8], [2])[1], seed=0)
