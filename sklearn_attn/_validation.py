@@ -799,7 +799,7 @@ def check_rounds(
             raise ValueError(f"X has no column besides {column!r}.")
     labels = None
     if groups is not None:
-        groups = np.asarray(to_numpy(groups))
+        groups = as_labels(groups)
         if groups.shape != (len(X),):
             raise ValueError(
                 f"{argument} must have shape ({len(X)},), a label for each row; got "
@@ -814,6 +814,15 @@ def check_rounds(
         for index in indices:
             _check_order(index, labels, depth + 1)
     return Rounds(X, rewards, labels, *_time_span(indices))
+
+
+def as_labels(labels):
+    """Return labels as an array; a list of numbers and names keeps both as they are."""
+    array = np.asarray(to_numpy(labels))
+    is_list = isinstance(labels, list | tuple)
+    if is_list and array.dtype.kind == "U" and array.ndim == 1:
+        array = np.array(labels, dtype=object)
+    return array
 
 
 def _position_of(estimator, column, n_columns):

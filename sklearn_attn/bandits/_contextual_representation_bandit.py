@@ -37,6 +37,7 @@ from .._compat import (
     with_callbacks,
 )
 from .._validation import (
+    as_labels,
     check_candidates,
     check_contexts,
     check_reward,
@@ -1100,9 +1101,7 @@ class ContextualRepresentationBandit(
         elif is_latest and LATEST not in ids:
             labels = [self._now.ids[-1]] * len(rows.x)
         else:
-            # a list may hold numbers and names
-            is_list = isinstance(task, list | tuple)
-            labels = np.asarray(to_numpy(task), dtype=object if is_list else None)
+            labels = as_labels(task)
             if labels.ndim and labels.shape != (len(rows.x),):
                 raise ValueError(
                     f"task must be a label, or have shape ({len(rows.x)},), a label "

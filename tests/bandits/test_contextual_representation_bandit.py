@@ -977,6 +977,9 @@ def test_labels_of_both_kinds_are_named_in_a_list():
     model.simulate(environment, seed=0)
     X = np.eye(6)
     model.partial_fit(X, X @ tasks.coef[0], ["new"] * 6)
+    mixed = ContextualRepresentationBandit().fit(X, X[:, 0], [0, 0, 0, "a", "a", "a"])
+    assert mixed.task_ids_ == [0, "a"]
+    assert mixed.predict(X[:2], task=[0, "a"]).shape == (2,)
     both = model.predict(X[:2], task=[0, "new"])
     assert both[0] == model.predict(X[:1], task=0)[0]
     assert both[1] == model.predict(X[1:2], task="new")[0]
