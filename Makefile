@@ -23,7 +23,7 @@ help: ## list the targets
 
 install: $(INSTALLED) ## make .venv, with all that the demo and the tests need
 
-demo: $(INSTALLED) ## tune, compare and draw into results/ (DEMO_ARGS=--quick: one or two minutes)
+demo: $(INSTALLED) ## tune, compare and draw into results/ (DEMO_ARGS=--quick: two or three minutes)
 	$(BIN)/python examples/demo.py $(DEMO_ARGS)
 
 test: lint ## lint, then the whole test-suite (PYTEST_ARGS="-x tests/attention" narrows it)
