@@ -137,7 +137,7 @@ def picture(tested):
         ax.axvline(start - 0.5, color=FOUND, label=f"change found: task {start}")
     n_tasks = len(scores)
     ax.axvline(n_tasks / 2 - 0.5, color="0.4", ls=":", label=f"true: {n_tasks // 2}")
-    ax.set(xlabel="task", ylabel="outlier score", ylim=(0, None))
+    ax.set(xlabel="task", ylabel="outlier score", xlim=(-1, n_tasks), ylim=(0, None))
     ax.legend(frameon=False, loc="upper left")
     ax.spines[["top", "right"]].set_visible(False)
 

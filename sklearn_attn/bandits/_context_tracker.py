@@ -181,8 +181,11 @@ class ContextTracker:
 
         Of tasks that were to teach a subspace, all may have missed a direction, and
         whoever lies along it is an outlier then. The shorter description is that of the
-        smaller Bayesian information criterion.
+        smaller Bayesian information criterion. Where the rank is given, no direction is
+        missed for want of a larger one.
         """
+        if self.recipe.n_components is not None:
+            return False
         rest, n_parameters = self._subspace_cost([*self.members, *others])
         costs = self._subspace_cost(self.members), cost_of_others(others)
         rest_apart, n_parameters_apart = map(sum, zip(*costs))

@@ -468,3 +468,10 @@ def test_a_switch_is_judged_by_the_doubt_about_both_means():
     assert SwitchTest(20, 0.1, 32.0).first_alarm(values) is None
     # and no window is compared with one that is shorter
     assert SwitchTest(20, 0.1, 1.0).first_alarm(values[1:]) is None
+
+
+def test_a_change_is_found_in_few_rows_where_the_rank_is_given():
+    X, y, tasks = make_context_tasks(
+        [40, 40], 30, 64, ranks=[2, 2], noise=0.5, random_state=0
+    )
+    assert tracked(moments(X, y, tasks), n_components=2).starts == [40]
