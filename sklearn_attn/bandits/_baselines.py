@@ -52,7 +52,8 @@ class RandomPolicy:
         """
 
 
-def _check_observed(x, reward):
+def check_observed(x, reward):
+    """Refuse a reward of no action, or one that is not finite."""
     if x is None:
         raise ValueError("observe() needs an action before it: call act() first.")
     if not np.isfinite(reward):
@@ -148,7 +149,7 @@ class LinUCB:
         ValueError
             If there was no action, or the reward is not finite.
         """
-        _check_observed(self._x, reward)
+        check_observed(self._x, reward)
         self._model.add(self._x, reward)
 
 
@@ -226,7 +227,7 @@ class ExploreThenCommit:
         ValueError
             If there was no action, or the reward is not finite.
         """
-        _check_observed(self._x, reward)
+        check_observed(self._x, reward)
         if self._t < self.n_explore:
             self._model.add(self._x, reward)
         self._t += 1

@@ -8,6 +8,7 @@ import torch
 from sklearn.utils import check_random_state
 
 from .._arrays import cpu_generator, few_threads
+from ._baselines import check_observed
 from ._cards import N_VALUES
 
 
@@ -105,7 +106,7 @@ class TabularQAgent:
         ValueError
             If there was no action, or the reward is not finite.
         """
-        _check_waiting(self._pending, reward)
+        check_observed(self._pending, reward)
         self._done = (*self._pending, float(reward))
         self._pending = None
 
@@ -240,7 +241,7 @@ class DQNAgent:
         ValueError
             If there was no action, or the reward is not finite.
         """
-        _check_waiting(self._pending, reward)
+        check_observed(self._pending, reward)
         self._done = (*self._pending, float(reward))
         self._pending = None
         self._t += 1
@@ -287,10 +288,3 @@ def _check_shares(**shares):
     for name, share in shares.items():
         if not 0 <= share <= 1:
             raise ValueError(f"{name} must be between 0 and 1; got {share}.")
-
-
-def _check_waiting(pending, reward):
-    if pending is None:
-        raise ValueError("observe() needs an action before it: call act() first.")
-    if not np.isfinite(reward):
-        raise ValueError(f"reward must be finite; got {reward}.")

@@ -6,14 +6,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ._cards import DIMENSIONS
-from ._regret_display import COLORS, FIGURE_INCHES, LINE_STYLES
+from ._regret_display import COLORS, FIGURE_INCHES, LINE_STYLES, SHADE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
     from matplotlib.lines import Line2D
-
-SHADE = "0.93"
 
 
 class CardSortingDisplay:

@@ -17,7 +17,7 @@ from ._shared_subspace import TINY, SharedSubspace, estimate_subspace
 from ._task_moments import TaskMoments
 
 # Noise below this, relative to the rewards, is how exactly a subspace is found.
-ROUNDING = 1e-4
+EXACTNESS = 1e-4
 # A basis is learned anew once tasks have grown by this factor.
 REFIT_GROWTH = 1.25
 # A subspace is known once so many times as many tasks as its rank tell of it: fewer
@@ -135,7 +135,7 @@ class ContextTracker:
         if n < 1:
             return math.nan
         noise_var, dof = self.noise
-        floor = ROUNDING**2 * float(equations.square[0]) / max(1.0, float(task.n[0]))
+        floor = EXACTNESS**2 * float(equations.square[0]) / max(1.0, float(task.n[0]))
         scale = noise_var * (1 + strength * subspace.doubt(alpha)) + floor
         statistic = rest / scale if scale > 0 else 0.0
         return self.recipe.test.score(statistic, n, dof)
@@ -191,7 +191,7 @@ class ContextTracker:
         rest_apart, n_parameters_apart = map(sum, zip(*costs))
         every = self.recipe.equations(_join([*self.members, *others]))
         n, square = float(every.n_free.sum()), float(every.square.sum())
-        floor = ROUNDING**2 * square + TINY
+        floor = EXACTNESS**2 * square + TINY
         gain = n * math.log((rest + floor) / (rest_apart + floor))
         return gain < (n_parameters_apart - n_parameters) * math.log(max(n, 2))
 

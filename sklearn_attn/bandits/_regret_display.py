@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 COLORS = ("black", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 LINE_STYLES = ("-", "--", "-.", ":")
 FIGURE_INCHES = (7.5, 4.5)
+SHADE = "0.93"  # behind every other context, or rule
 
 
 class RegretDisplay:
