@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import torch
 
 from .._solution import Solution
+from .._task_moments import TaskMoments
 from ._detect_change import OutlierTest
 from ._shared_subspace import TINY, SharedSubspace, estimate_subspace
-from ._task_moments import TaskMoments
 
 # Noise below this, relative to the rewards, is how exactly a subspace is found.
 EXACTNESS = 1e-4

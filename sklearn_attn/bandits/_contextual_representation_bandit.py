@@ -36,6 +36,7 @@ from .._compat import (
     fit_context,
     with_callbacks,
 )
+from .._task_moments import table_moments
 from .._validation import (
     as_labels,
     check_candidates,
@@ -55,7 +56,6 @@ from ._detect_change import OutlierTest
 from ._rule_search import RuleSearch
 from ._run import run
 from ._run_tasks import run_tasks
-from ._task_moments import table_moments
 
 # What rounding may add to a reward.
 SLACK = 1e-9

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from scipy import stats
 
+from .._task_moments import TaskMoments
 from ._context_tracker import ContextTracker, Task
 from ._detect_change import SwitchTest
 from ._shared_subspace import SharedSubspace
-from ._task_moments import TaskMoments
 
 # Commitment rewards that are looked at together, where nothing announces a new task.
 BLOCK = 1000

@@ -13,7 +13,7 @@ import torch
 
 from .._lbfgs import lbfgs
 from .._solution import Solution
-from ._task_moments import SINGULAR, NormalEquations, solve
+from .._task_moments import SINGULAR, NormalEquations, solve
 
 # Designs are alike if the variance of coefficients is nowhere this much larger, on
 # average over directions, than under their mean.

@@ -10,6 +10,7 @@ import pytest
 import torch
 from scipy import stats
 
+from sklearn_attn._task_moments import TaskMoments, table_moments
 from sklearn_attn.bandits import (
     ContextSwitchingBandit,
     ContextualRepresentationBandit,
@@ -21,7 +22,6 @@ from sklearn_attn.bandits import (
     run_tasks,
 )
 from sklearn_attn.bandits._shared_subspace import estimate_subspace
-from sklearn_attn.bandits._task_moments import TaskMoments, table_moments
 from sklearn_attn.datasets import make_context_tasks
 
 pytestmark = pytest.mark.claim

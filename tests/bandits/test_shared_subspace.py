@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from sklearn_attn._task_moments import TaskMoments, table_moments
 from sklearn_attn.bandits import OutlierTest
 from sklearn_attn.bandits._context_tracker import (
     ContextTracker,
@@ -18,7 +19,6 @@ from sklearn_attn.bandits._context_tracker import (
 )
 from sklearn_attn.bandits._detect_change import SwitchTest
 from sklearn_attn.bandits._shared_subspace import estimate_subspace
-from sklearn_attn.bandits._task_moments import TaskMoments, table_moments
 from sklearn_attn.datasets import make_context_tasks
 
 OPTIONS = {"eig_tol": 0.02, "max_iter": 500, "tol": 1e-8}

@@ -1,6 +1,6 @@
-"""What least squares needs of the rows of a task: G = X'X, c = X'y, y'y  (2205.05820).
+"""What least squares needs of the rows of a task: G = X'X, c = X'y, y'y.
 
-A task has rewards y = X theta + noise, and perhaps a constant besides. Its rows enter
+A task has targets y = X theta + noise, and perhaps a constant besides. Its rows enter
 through their number, their mean and their scatter alone, and these can be added.
 """
 
@@ -82,6 +82,14 @@ class TaskMoments:
         gram, cross = scatter[:, :-1, :-1], scatter[:, :-1, -1]
         shift = ridge * gram.diagonal(dim1=1, dim2=2).mean(1)
         return NormalEquations(gram, cross, scatter[:, -1, -1], n_free, shift)
+
+    def errors(self, theta, intercept):
+        """Return the sum of squared errors of each task."""
+        both = torch.cat([-theta, torch.ones_like(theta[:, :1])], dim=1)  # on [x | y]
+        off = (self.mean * both).sum(1) - intercept
+        return (both * (self.scatter @ both[:, :, None])[:, :, 0]).sum(
+            1
+        ) + self.n * off**2
 
     def intercepts(self, theta):
         """Return the constant of each task, given its coefficients of shape (k, d)."""
@@ -205,3 +213,19 @@ def table_moments(rows, codes):
     order = torch.argsort(codes, stable=True)
     counts = torch.bincount(codes).tolist()
     return TaskMoments.join(list(map(TaskMoments.of_rows, rows[order].split(counts))))
+
+
+def shared_moments(x, Y):
+    """Return the moments of tasks that see the same rows x; Y has shape (n, k)."""
+    n, k = Y.shape
+    d = x.shape[1]
+    rows = torch.cat([x, Y], dim=1)
+    mean = rows.sum(0) / max(n, 1)
+    off = rows - mean
+    cross = off.T @ off[:, :d]  # (d + k, d)
+    scatter = x.new_empty(k, d + 1, d + 1)
+    scatter[:, :d, :d] = cross[:d]
+    scatter[:, d, :d] = scatter[:, :d, d] = cross[d:]
+    scatter[:, d, d] = (off[:, d:] ** 2).sum(0)
+    means = torch.cat([mean[:d].expand(k, d), mean[d:, None]], dim=1)
+    return TaskMoments(x.new_full((k,), n), means, scatter)
