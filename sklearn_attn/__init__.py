@@ -24,6 +24,9 @@ _HOME = {
     "ManifoldNeuralODERegressor": "dynamics",
     "MarginDisplay": "attention",
     "MeanTokenClassifier": "attention",
+    "MultipathMTL": "multitask",
+    "MultipathMTLClassifier": "multitask",
+    "PathwayDisplay": "multitask",
     "PromptAttention": "attention",
     "PromptAttentionRegressor": "attention",
     "RegretDisplay": "bandits",
@@ -42,6 +45,7 @@ _SUBMODULES = (
     "comparison",
     "datasets",
     "dynamics",
+    "multitask",
     "preprocessing",
 )
 

@@ -10,13 +10,19 @@ as rows, or as matrices, which are laid out row by row.
 
 import functools
 import warnings
+from numbers import Number
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from scipy import sparse
 from sklearn import get_config
-from sklearn.utils import check_array, check_consistent_length, column_or_1d
+from sklearn.utils import (
+    assert_all_finite,
+    check_array,
+    check_consistent_length,
+    column_or_1d,
+)
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
@@ -960,3 +966,164 @@ def check_vector(values, n_rounds, name):
             f"{values.shape}."
         )
     return values
+
+
+# Whole numbers beyond are not all floats.
+LARGEST_ID = 1e15
+
+
+class TaskRows(NamedTuple):
+    """Rows of tasks.
+
+    Attributes
+    ----------
+    x : ndarray of shape (n_samples, n_features)
+        Features, without a column that names tasks.
+    y : ndarray of shape (n_samples,) or (n_samples, n_tasks), or None
+        Targets; a column for each task, where all of them see the same rows.
+    labels : ndarray of shape (n_samples,) or None
+        The task of each row, if that was said.
+    columns : ndarray of shape (n_tasks,) or None
+        Names of the columns of y, if it has several axes.
+    """
+
+    x: np.ndarray
+    y: np.ndarray | None
+    labels: np.ndarray | None
+    columns: np.ndarray | None
+
+
+def check_task_rows(
+    estimator, X, y="no_validation", tasks=None, *, reset, column, y_numeric=True
+):
+    """Validate rows of tasks, named by a column of X, by `tasks`, or not at all.
+
+    Names in the column may be numbers or strings, which X need not hold otherwise.
+    """
+    if column is not None and tasks is not None:
+        raise ValueError(
+            f"Each task is named twice: by the column {column!r} and by tasks."
+        )
+    labels = None
+    if column is not None:
+        X, labels = _without_names(X, column)
+    X, rules = number_rules(X, allow_nan=False)
+    columns = None
+    if isinstance(y, str):
+        X, y = validate_data(estimator, X, reset=reset, **rules), None
+    else:
+        if y is None:
+            validate_data(estimator, X, None)  # complains
+        X = validate_data(estimator, X, reset=reset, **rules)
+        y, columns = _targets(y, y_numeric)
+        check_consistent_length(X, y)
+    X = np.asarray(to_numpy(X))
+    if X.dtype.kind != "f":  # whole numbers, whose namespace was kept
+        X = X.astype(np.float64)
+    if column is not None:
+        position = _position_of(estimator, column, X.shape[1])
+        if labels is None:
+            labels = _whole_numbers(X[:, position], column)
+        X = np.delete(X, position, axis=1)
+        if X.shape[1] == 0:
+            raise ValueError(f"X has no column besides {column!r}.")
+    if tasks is not None:
+        labels = as_labels(tasks)
+        if labels.ndim == 0:
+            labels = np.full(len(X), labels.item(), dtype=labels.dtype)
+        if labels.shape != (len(X),):
+            raise ValueError(
+                f"tasks must have shape ({len(X)},), a label for each row; got "
+                f"{labels.shape}."
+            )
+    if labels is not None and (
+        (labels.dtype.kind == "f" and np.isnan(labels).any())
+        or (labels.dtype.kind == "O" and any(v is None or v != v for v in labels))
+    ):
+        raise ValueError("Tasks have missing labels: NaN or None names no task.")
+    return TaskRows(X, y, labels, columns)
+
+
+def _without_names(X, column):
+    """Return X with numbers instead of names in a column, and the names, if any."""
+    if hasattr(X, "columns") and hasattr(X, "dtypes"):  # a data frame
+        names = list(X.columns)
+        if isinstance(column, str):
+            if column not in names:
+                raise ValueError(f"X has no column {column!r}; it has {names}.")
+            position = names.index(column)
+        elif not -len(names) <= column < len(names):
+            raise ValueError(f"X has {len(names)} columns, and no column {column}.")
+        else:
+            position = column % len(names)
+        ids = X[names[position]]
+        values = np.asarray(ids.to_numpy())
+        if values.dtype.kind in "biuf":
+            return X, None
+        parts = [
+            np.zeros(len(values)) if i == position else X[name].to_numpy()
+            for i, name in enumerate(names)
+        ]
+        return type(X)(dict(zip(names, parts))), values
+    if isinstance(X, list | tuple):
+        X = np.array(X, dtype=object) if _has_strings(X) else X
+    if isinstance(X, np.ndarray) and X.dtype.kind in "OU" and X.ndim == 2:
+        if isinstance(column, str) or not -X.shape[1] <= column < X.shape[1]:
+            return X, None  # complained of later
+        values = X[:, column]
+        if all(isinstance(value, Number) for value in values):
+            return X, None
+        X = X.astype(object)
+        X[:, column] = 0
+        return X, as_labels(values.tolist())
+    return X, None
+
+
+def _has_strings(rows):
+    return any(
+        isinstance(row, list | tuple) and any(isinstance(v, str) for v in row)
+        for row in rows
+    )
+
+
+def _whole_numbers(values, column):
+    """Return ids as integers; what is scaled, and no id any more, is refused."""
+    whole = np.round(values)
+    is_id = (whole == values) & (np.abs(values) < LARGEST_ID)
+    if not is_id.all():
+        odd = values[~is_id][0]
+        raise ValueError(
+            f"The column {column!r} names tasks, but holds {odd:.6g}, which is no "
+            "whole number of at most 15 digits. If a transformer before has scaled it, "
+            "let it pass through: ColumnTransformer([('scale', StandardScaler(), "
+            "other_columns)], remainder='passthrough')."
+        )
+    return whole.astype(np.int64)
+
+
+def _targets(y, y_numeric):
+    """Return targets, where a column may lack some, and names of columns."""
+    names = getattr(y, "columns", None)
+    names = None if names is None else np.asarray(names)
+    if not y_numeric:
+        y = np.asarray(to_numpy(y))
+        if y.ndim == 1:
+            y = column_or_1d(y)
+            check_classification_targets(y)
+            assert_all_finite(y, input_name="y")
+        elif y.ndim != 2:
+            raise ValueError(f"y must have one or two axes; got shape {y.shape}.")
+    else:
+        y, _ = number_rules(y, allow_nan=True)
+        y = check_array(
+            to_numpy(y),
+            dtype=np.float64,
+            ensure_2d=False,
+            ensure_all_finite="allow-nan",
+            input_name="y",
+        )
+        if y.ndim == 1:
+            assert_all_finite(y, input_name="y")
+    if y.ndim == 1:
+        return y, None
+    return y, np.arange(y.shape[1]) if names is None else names

@@ -35,6 +35,7 @@ from sklearn_attn.dynamics import (
     BilinearSystemIdentifier,
     ManifoldNeuralODERegressor,
 )
+from sklearn_attn.multitask import MultipathMTL, MultipathMTLClassifier
 from sklearn_attn.preprocessing import FeatureTokenizer, PatchTokenizer, WindowTokenizer
 
 ESTIMATORS = dict(all_estimators())
@@ -89,6 +90,11 @@ VARIANTS = {
         {"n_components": 1, "fit_intercept": False},
         {"detector": "paper", "noise_std": 1.0, "ridge": 0.1},
     ],
+    MultipathMTL: [
+        {"solver": "moment", "fit_intercept": False, "layers": ((2, 3),)},
+        {"activation": "tanh", "layers": ((1, 4),), "max_iter": 100, "tol": 1e-2},
+    ],
+    MultipathMTLClassifier: [{"solver": "als", "layers": ((2, 3),), "alpha_head": 0.1}],
     LinearAttentionClassifier: [{"standardize": "feature"}],
     MeanTokenClassifier: [{"class_weight": "balanced"}],
     SelfAttentionClassifier: [{"standardize": None}],

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy.integrate import solve_ivp
 
 from sklearn_attn.datasets import (
@@ -16,6 +17,8 @@ from sklearn_attn.datasets import (
     make_koopman_lift,
     make_long_horizon_rewards,
     make_macrospin,
+    make_multipath_tasks,
+    make_permuted_digit_tasks,
     make_rigid_body,
     make_rotation_flow,
     make_sphere_flow,
@@ -434,3 +437,213 @@ def test_tasks_pay_for_digits():
 def test_tasks_that_make_no_sense_are_refused(make, options, match):
     with pytest.raises(ValueError, match=match):
         make(**options)
+
+
+@pytest.mark.parametrize(
+    ("layers", "tree"),
+    [(((3, 2),), False), (((2, 5), (3, 4), (2, 2)), False), (((2, 5), (6, 2)), True)],
+)
+def test_coefficients_of_tasks_compose_from_modules_along_their_paths(layers, tree):
+    X, y, tasks, model = make_multipath_tasks(
+        24,
+        4,
+        7,
+        layers=layers,
+        tree=tree,
+        noise=0,
+        intercepts=2.0,
+        random_state=0,
+        return_model=True,
+    )
+    for B, (n, r), q in zip(model.modules, layers, (7, *model.supernet.widths)):
+        assert B.shape == (n, r, q)
+        np.testing.assert_allclose(
+            B @ B.transpose(0, 2, 1), np.tile(np.eye(r), (n, 1, 1)), atol=1e-12
+        )
+    for t, path in enumerate(model.paths):
+        product = np.eye(7)
+        for B, module in zip(model.modules, path):
+            product = B[module] @ product
+        np.testing.assert_allclose(model.coef[t], product.T @ model.heads[t])
+    np.testing.assert_allclose(np.linalg.norm(model.heads, axis=1), 1)
+    np.testing.assert_allclose(np.linalg.norm(model.coef, axis=1), 1)
+    expected = (X * model.coef[tasks]).sum(1) + model.intercept[tasks]
+    np.testing.assert_allclose(y, expected, atol=1e-12)
+    # all pathways, in their order, with as many tasks
+    taken, counts = np.unique(model.paths, axis=0, return_counts=True)
+    np.testing.assert_array_equal(taken, model.supernet.pathways)
+    assert len(set(counts)) == 1
+    ids = model.supernet.path_ids(torch.as_tensor(model.paths))
+    assert (ids.diff() >= 0).all()
+
+
+def test_noise_and_constants_of_multipath_tasks_have_their_standard_deviations():
+    options = {"random_state": 0, "return_model": True}
+    X, y, tasks, model = make_multipath_tasks(900, 10, 5, layers=((1, 2),), **options)
+    assert not model.intercept.any()
+    # 9000 draws: a standard error of 0.7 %
+    noise = y - (X * model.coef[tasks]).sum(1)
+    assert noise.std() == pytest.approx(0.1, rel=0.03)
+    # 900 draws: a standard error of 2.4 %
+    shifted = make_multipath_tasks(
+        900, 10, 5, layers=((1, 2),), intercepts=3.0, **options
+    )[3]
+    assert shifted.intercept.std() == pytest.approx(3, rel=0.1)
+
+
+def test_multipath_tasks_may_differ_in_rows_and_be_fewer_than_paths():
+    counts = [3, 1, 5]
+    X, _, tasks, model = make_multipath_tasks(
+        3, counts, layers=((40, 2),) * 6, random_state=0, return_model=True
+    )
+    assert X.shape == (9, 32)
+    np.testing.assert_array_equal(np.bincount(tasks), counts)
+    np.testing.assert_array_equal(tasks, np.sort(tasks))
+    # 40^6 paths are not listed; three tasks are spread over them
+    assert model.paths[:, 0].tolist() == [0, 13, 26]
+
+
+def test_paths_of_multipath_tasks_that_are_given_are_kept():
+    paths = np.array([[1, 0], [0, 2], [1, 0], [1, 1]])
+    *_, model = make_multipath_tasks(
+        4, 2, layers=((2, 8), (3, 2)), paths=paths.tolist(), return_model=True
+    )
+    np.testing.assert_array_equal(model.paths, paths)
+    leaves = [[0, 1], [1, 3], [1, 2]]
+    *_, model = make_multipath_tasks(
+        3, 2, layers=((2, 8), (4, 2)), tree=True, paths=leaves, return_model=True
+    )
+    np.testing.assert_array_equal(model.paths, leaves)
+
+
+@pytest.mark.parametrize("make", [make_multipath_tasks, make_permuted_digit_tasks])
+def test_a_seed_repeats_the_tasks_of_paths(make):
+    first, again, other = (make(random_state=seed) for seed in (0, 0, 1))
+    for one, two in zip(first, again):
+        np.testing.assert_array_equal(one, two)
+    assert not np.allclose(first[0], other[0])
+
+
+def test_more_rows_leave_the_multipath_model_as_it_is():
+    few, many = (
+        make_multipath_tasks(n_samples=n, random_state=0, return_model=True)[3]
+        for n in (2, 9)
+    )
+    np.testing.assert_array_equal(few.coef, many.coef)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"n_tasks": 0}, "n_tasks must be an integer of 1 or more; got 0"),
+        ({"n_features": 2.5}, "n_features must be an integer of 1 or more; got 2.5"),
+        ({"n_samples": 0}, "n_samples must be an integer of 1 or more; got 0"),
+        ({"n_samples": [3, 4]}, r"one for each of 100 tasks; got shape \(2,\)"),
+        ({"n_tasks": 2, "n_samples": [3, 0]}, r"positive integers; got \[3, 0\]"),
+        ({"n_tasks": 2, "n_samples": [3, 1.5]}, "positive integers; got"),
+        ({"noise": -1.0}, "noise must be 0 or more, and finite; got -1.0"),
+        ({"intercepts": np.nan}, "intercepts must be 0 or more, and finite; got nan"),
+        ({"layers": ()}, r"pairs of integers, .* got \(\)"),
+        ({"layers": (3, 2)}, r"pairs of integers, .* got \(3, 2\)"),
+        ({"layers": ((3, 2, 1),)}, "pairs of integers"),
+        ({"layers": ((1, 8), (3,))}, "pairs of integers"),
+        ({"layers": ((1, 2.0),)}, "pairs of integers"),
+        ({"layers": ((0, 2),)}, "a module and a width of 1 at least"),
+        ({"layers": ((1, 33),)}, "layer 0 reads 32 numbers and cannot have 33"),
+        ({"layers": ((1, 4), (2, 5))}, "layer 1 reads 4 numbers and cannot have 5"),
+        ({"layers": ((2, 4), (3, 2)), "tree": True}, r"are \(2, 3\)"),
+        ({"paths": [[0, 0]]}, r"shape \(100, 2\), .* got int.* of shape \(1, 2\)"),
+        (
+            {"n_tasks": 1, "paths": [[0.0, 0.0]]},
+            "paths must be integers .* got float64",
+        ),
+        ({"n_tasks": 1, "paths": [[0, 10]]}, r"got \[0, 10\] for task 0"),
+        ({"n_tasks": 2, "paths": [[0, 1], [-1, 0]]}, r"got \[-1, 0\] for task 1"),
+        (
+            {"n_tasks": 1, "paths": [[1, 0]], "layers": ((2, 4), (4, 2)), "tree": True},
+            r"pathways of the tree .* got \[1, 0\]",
+        ),
+    ],
+)
+def test_multipath_tasks_that_cannot_be_are_refused(options, match):
+    with pytest.raises(ValueError, match=match):
+        make_multipath_tasks(**options)
+
+
+@pytest.mark.parametrize("n_samples", [8, 9])
+def test_tasks_of_permuted_digits_show_their_pair_evenly_and_no_image_twice(n_samples):
+    X, y, tasks, permuted = make_permuted_digit_tasks(
+        n_samples, noise=0, random_state=0, return_permutations=True
+    )
+    assert X.shape == (180 * n_samples, 64)
+    np.testing.assert_array_equal(tasks, np.repeat(np.arange(180), n_samples))
+    np.testing.assert_array_equal(np.bincount(permuted.paths), 45)
+    assert len({(k, *pair) for k, pair in zip(permuted.paths, permuted.pairs)}) == 180
+    np.testing.assert_array_equal(np.sort(permuted.permutations), [range(64)] * 4)
+    for t, (low, high) in enumerate(permuted.pairs):
+        shown = np.bincount(y[tasks == t], minlength=10)
+        assert low < high
+        assert shown[low] == (n_samples + 1) // 2
+        assert shown[high] == n_samples // 2
+        assert len({*map(bytes, X[tasks == t])}) == n_samples
+    # in no order that a split without shuffling would stumble over
+    assert len({*map(bytes, y.reshape(180, -1) == permuted.pairs[:, :1])}) > 30
+
+
+def restored(X, tasks, permuted):
+    """Return images with their pixels in place again, as bytes of what the set has."""
+    images = np.empty_like(X)
+    np.put_along_axis(images, permuted.permutations[permuted.paths[tasks]], X, axis=1)
+    return [image.tobytes() for image in 8 * (images + 1)]
+
+
+def test_subsets_of_permuted_digits_share_permutations_and_no_image():
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    digit_of = {image.tobytes(): label for image, label in zip(images, labels)}
+    seen, permutations = [], []
+    for subset, n_samples in (("train", 40), ("test", 90)):
+        X, y, tasks, permuted = make_permuted_digit_tasks(
+            n_samples, noise=0, subset=subset, random_state=3, return_permutations=True
+        )
+        shown = restored(X, tasks, permuted)
+        assert [digit_of[image] for image in shown] == y.tolist()
+        seen.append(set(shown))
+        permutations.append(permuted.permutations)
+    np.testing.assert_array_equal(*permutations)
+    # a few drawings may occur twice in the bundled set itself
+    assert len(seen[0] & seen[1]) < 0.01 * len(seen[0])
+
+
+def test_the_noise_of_permuted_digits_has_its_unit_and_differs_between_subsets():
+    noises = []
+    for subset in ("train", "test"):
+        options = {"subset": subset, "random_state": 0}
+        X, *_ = make_permuted_digit_tasks(10, noise=0, **options)
+        assert (X.min(), X.max()) == (-1, 1)
+        noises.append(make_permuted_digit_tasks(10, noise=0.5, **options)[0] - X)
+        # 115200 draws: a standard error of 0.2 %
+        assert noises[-1].std() == pytest.approx(0.5, rel=0.01)
+    assert abs(np.corrcoef(noises[0].ravel(), noises[1].ravel())[0, 1]) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"n_samples": 1}, "n_samples must be an integer of 2 or more; got 1"),
+        ({"n_samples": 4.0}, "n_samples must be an integer of 2 or more; got 4.0"),
+        ({"n_permutations": 0}, "n_permutations must be an integer of 1 or more"),
+        ({"noise": np.inf}, "noise must be 0 or more, and finite; got inf"),
+        ({"digits": [3]}, r"two or more distinct ones, 0 to 9; got \[3\]"),
+        ({"digits": [3, 3]}, "two or more distinct"),
+        ({"digits": [3, 10]}, "two or more distinct"),
+        ({"digits": [3, 2.5]}, "two or more distinct"),
+        ({"subset": "all"}, "'train' or 'test'; got 'all'"),
+        ({"n_samples": 175}, "needs 88 images .* train subset has 87 of 7; .* 174 or"),
+        ({"n_samples": 129, "subset": "test"}, "test subset has 64 of 5; .* 128 or"),
+    ],
+)
+def test_permuted_digits_that_cannot_be_are_refused(options, match):
+    with pytest.raises(ValueError, match=match):
+        make_permuted_digit_tasks(**options)

@@ -17,6 +17,7 @@ from ._manifold_flows import (
     make_sphere_flow,
     make_spherical_pendulum,
 )
+from ._multipath_tasks import make_multipath_tasks, make_permuted_digit_tasks
 from ._tokens import make_digit_bags, make_joint_tokens, make_token_selection
 
 __all__ = [
@@ -33,6 +34,8 @@ __all__ = [
     "make_koopman_lift",
     "make_long_horizon_rewards",
     "make_macrospin",
+    "make_multipath_tasks",
+    "make_permuted_digit_tasks",
     "make_rigid_body",
     "make_rotation_flow",
     "make_sphere_flow",
