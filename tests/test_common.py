@@ -92,7 +92,6 @@ VARIANTS = {
     ],
     MultipathMTL: [
         {"solver": "moment", "fit_intercept": False, "layers": ((2, 3),)},
-        {"activation": "tanh", "layers": ((1, 4),), "max_iter": 100, "tol": 1e-2},
     ],
     MultipathMTLClassifier: [{"solver": "als", "layers": ((2, 3),), "alpha_head": 0.1}],
     LinearAttentionClassifier: [{"standardize": "feature"}],

@@ -9,7 +9,7 @@ from ._task_equations import cholesky, safe_shift
 CHUNK = 4_000_000
 # Up to this width, elimination by hand takes less time than LAPACK matrix by matrix.
 MOST_ELIMINATED = 3
-# Up to this width, products of pairs of rows take less time than those of rows.
+# Up to this width, products with pairs of rows take less time than one after another.
 MOST_SQUARED = 2
 # Paths that a search layer by layer keeps of each task, and how often it goes through.
 BEAM, SWEEPS = 4, 3
@@ -51,22 +51,24 @@ def _explained(gram, cross, steps, modules, mu):
     gram, cross = gram[:, None], cross[:, None]  # (T, prefixes, r, r)
     for (before, which), B in zip(steps, modules):
         W = B[which]  # (prefixes, r_l, r_{l-1})
-        T, (A, r, q) = len(gram), W.shape
-        if gram.shape[1] == 1:  # one product for all modules
-            cross = (cross[:, 0] @ W.reshape(-1, q).T).reshape(T, A, r)
-        else:
-            cross = (W @ cross[:, before, :, None])[..., 0]
-        if gram.shape[1] == 1 and r <= MOST_SQUARED and A * (r * q) ** 2 <= CHUNK:
-            # vec(W G W') = (W x W) vec(G): no small products, one by one
-            pairs = torch.einsum("arp,asq->arspq", W, W).reshape(-1, q * q)
-            gram = (gram.reshape(T, -1) @ pairs.T).reshape(T, A, r, r)
-            continue
         if gram.shape[1] == 1:
-            seen = (W.reshape(-1, q) @ gram[:, 0]).reshape(T, A, r, q)
+            gram, cross = _through_each(gram[:, 0], cross[:, 0], W)
         else:
-            seen = W @ gram[:, before]
-        gram = torch.einsum("tarq,asq->tars", seen, W)
+            gram = torch.einsum("tarq,asq->tars", W @ gram[:, before], W)
+            cross = (W @ cross[:, before, :, None])[..., 0]
     return _quadratic(gram, cross, mu)
+
+
+def _through_each(gram, cross, W):
+    """Return W G W' and W c for each task and module, by one product for all."""
+    T, (K, r, q) = len(gram), W.shape
+    cross = (cross @ W.reshape(-1, q).T).reshape(T, K, r)
+    if r <= MOST_SQUARED and K * (r * q) ** 2 <= CHUNK:
+        # vec(W G W') = (W x W) vec(G)
+        pairs = torch.einsum("krp,ksq->krspq", W, W).reshape(-1, q * q)
+        return (gram.reshape(T, -1) @ pairs.T).reshape(T, K, r, r), cross
+    seen = (W.reshape(-1, q) @ gram).reshape(T, K, r, q)
+    return torch.einsum("tkrq,ksq->tkrs", seen, W), cross
 
 
 def _quadratic(gram, cross, mu):

@@ -88,10 +88,12 @@ def test_paths_are_found_and_cost_nothing():
         net["layers"] = ((1, R), (10, WIDTH))
         model = MultipathMTL(n_init=1, **net).fit(X, y, tasks=tasks)
         known = MultipathMTL(paths=truth.paths, **net).fit(X, y, tasks=tasks)
-        shared = MultipathMTL(**(net | {"layers": ((1, R),)})).fit(X, y, tasks=tasks)
         right.append(model.path_agreement(truth.paths) == 1)
         excess.append(risk(model, truth) / risk(known, truth))
-        vanilla.append(risk(shared, truth) / risk(model, truth))
+        if seed < 3:
+            net["layers"] = ((1, R),)
+            shared = MultipathMTL(**net).fit(X, y, tasks=tasks)
+            vanilla.append(risk(shared, truth) / risk(model, truth))
     assert sum(right) >= 9
     assert np.median(excess) < 1.05
     assert np.median(vanilla) > 3

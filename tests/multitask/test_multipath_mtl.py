@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn.utils.estimator_checks as checks
 import torch
 from sklearn.base import clone
 from sklearn.compose import ColumnTransformer, make_column_transformer
@@ -143,11 +144,11 @@ def test_searches_pass_the_task_along_in_a_column(easy):
         pipeline,
         {"multipathmtl__layers": [((1, 1),), ((1, 6), (3, 2))]},
         scoring="r2",
-        cv=KFold(3, shuffle=True, random_state=0),
+        cv=KFold(2, shuffle=True, random_state=0),
     ).fit(rows, y)
     assert search.best_params_ == {"multipathmtl__layers": ((1, 6), (3, 2))}
     assert search.best_score_ > 0.9
-    predicted = cross_val_predict(search.best_estimator_, rows, y, cv=3)
+    predicted = cross_val_predict(search.best_estimator_, rows, y, cv=2)
     assert r2_score(y, predicted) > 0.9
 
 
@@ -257,7 +258,7 @@ def test_a_tree_and_a_product_of_modules_are_found():
             48, 40, 10, layers=layers, tree=tree, noise=0.02, random_state=0,
             return_model=True,
         )  # fmt: skip
-        model = MultipathMTL(layers, tree=tree, solver="als", random_state=0)
+        model = MultipathMTL(layers, tree=tree, solver="als", n_init=2, random_state=0)
         model.fit(X, y, tasks=tasks)
         assert ((model.task_coef_ - truth.coef) ** 2).sum(1).mean() < 1e-3
         assert model.path_agreement(truth.paths) > 0.9
@@ -269,7 +270,7 @@ def test_known_paths_are_enough_where_modules_read_several_others():
         36, 40, 10, layers=((2, 4), (6, 2)), noise=0.05, random_state=0,
         return_model=True,
     )  # fmt: skip
-    net = {"solver": "als", "paths": truth.paths, "random_state": 0}
+    net = {"solver": "als", "paths": truth.paths, "n_init": 3, "random_state": 0}
     model = MultipathMTL(((2, 4), (6, 2)), **net).fit(X, y, tasks=tasks)
     rest = y - model.predict(X, tasks)
     assert (rest**2).mean() < 1.1 * 0.05**2
@@ -648,6 +649,26 @@ def test_deep_modules_learn_classes():
         model = MultipathMTLClassifier(activation="relu", **net)
         model.fit(X, y, tasks=tasks)
     assert model.score(X, y, tasks=tasks) > 0.9
+
+
+def test_deep_estimators_pass_the_checks_of_their_kind():
+    """Those of `check_estimator` that fit most; all of them take half a minute."""
+    X, y = load_iris(return_X_y=True)
+    net = {"layers": ((1, 4),), "tol": 1e-2, "random_state": 0}
+    for deep in (
+        MultipathMTL(activation="tanh", **net),
+        MultipathMTLClassifier(activation="relu", **net),
+    ):
+        name = type(deep).__name__
+        for check in (
+            checks.check_fit_idempotent,
+            checks.check_estimators_pickle,
+            checks.check_methods_subset_invariance,
+            checks.check_dict_unchanged,
+            checks.check_fit2d_1sample,
+        ):
+            check(name, clone(deep))
+        assert clone(deep).fit(X, y).score(X, y) > 0.8
 
 
 def test_columns_name_tasks_in_a_search_over_classes():
