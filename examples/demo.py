@@ -27,12 +27,14 @@ from demo_jobs import (
     bilinear,
     long_horizon,
     manifold_ode,
+    multipath,
     prompt_attention,
     shared_representation,
 )
 from demo_jobs.bilinear import converter
 from demo_jobs.long_horizon import late_digits
 from demo_jobs.manifold_ode import macrospin
+from demo_jobs.multipath import permuted_digits
 from demo_jobs.prompt_attention import digit_needles
 from demo_jobs.shared_representation import paid_digits
 from demo_jobs.tasks import breast_cancer, digit_bags
@@ -48,6 +50,7 @@ TASKS = {
     macrospin: {"n_folds": 3},
     late_digits: {"n_train": 500, "n_test": 200, "n_folds": 3},
     paid_digits: {"n_train": 1200, "n_test": 400, "n_folds": 3},
+    permuted_digits: {"n_train": 360, "n_test": 720, "n_folds": 3},
 }
 ESTIMATORS = [
     attention_svm,
@@ -56,6 +59,7 @@ ESTIMATORS = [
     manifold_ode,
     long_horizon,
     shared_representation,
+    multipath,
 ]
 
 PROTOCOL = (

@@ -13,6 +13,7 @@ from demo_jobs import (
     bilinear,
     long_horizon,
     manifold_ode,
+    multipath,
     prompt_attention,
     shared_representation,
 )
@@ -20,6 +21,7 @@ from demo_jobs.bilinear import converter
 from demo_jobs.long_horizon import LaggedRegressor, late_digits
 from demo_jobs.manifold_ode import macrospin
 from demo_jobs.mi_svm import MISVMClassifier
+from demo_jobs.multipath import permuted_digits
 from demo_jobs.prompt_attention import digit_needles
 from demo_jobs.shared_representation import paid_digits
 from demo_jobs.tasks import breast_cancer, digit_bags
@@ -37,6 +39,7 @@ PICTURES = {
     "macrospin.png",
     "delays.png",
     "contexts.png",
+    "pathways.png",
 }
 ESTIMATORS = [
     attention_svm,
@@ -45,6 +48,7 @@ ESTIMATORS = [
     manifold_ode,
     long_horizon,
     shared_representation,
+    multipath,
 ]
 ALL_TASKS = [
     "digit_bags",
@@ -54,6 +58,7 @@ ALL_TASKS = [
     "macrospin",
     "late_digits",
     "paid_digits",
+    "permuted_digits",
 ]
 TABLES = {"comparison.csv", "comparison.html"}
 
@@ -69,6 +74,7 @@ def tiny_tasks():
         macrospin(**sizes),
         late_digits(**sizes),
         paid_digits(**sizes),
+        permuted_digits(**sizes),
     ]
 
 
