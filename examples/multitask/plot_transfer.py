@@ -5,9 +5,9 @@ A new task takes a path that is there
 A hundred tasks have found ten modules of width 2 on top of a shared one of width 8.
 Then new tasks come, with few samples each: `add_task` leaves modules as they are,
 chooses one of the ten paths by errors on left-out samples, and fits a head of two
-coefficients. Look at eight samples: nearly all paths are right, and the risk is a third
-of that of the vanilla model, whose head has eight coefficients, and a quarter of that
-of a ridge regression on all 32 features.
+coefficients. Look at eight samples: most paths are right, and the risk is a quarter
+of that of the vanilla model, whose head has eight coefficients, and of that of a ridge
+regression on all 32 features; with twelve, it is an eighth.
 
 Look at few samples too. With up to five of them, half of the paths or more are wrong,
 and predicting 0 for all, a risk of 1, is better: wait with `add_task`, or take the

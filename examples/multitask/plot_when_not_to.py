@@ -7,12 +7,12 @@ width 6 for all, and four modules of width 2 on top of it. On the left, tasks do
 along paths of the third. On the right, the coefficients of each task are its own, and
 there is nothing to share.
 
-Look at the left picture first: with 10 samples of a task, paths are there and are not
-found, and the one module is better. Then at the right one: whatever is shared does
-harm, and with 40 samples the risk is ten times as high. A cross-validation
-tells: layers are a parameter as any other, and the ring is around what `GridSearchCV`
-chooses. The task of a row is a column of X here, so that each fold knows it; and each
-fold has rows of all tasks.
+Look at the right picture first: whatever is shared does harm, and with 40 samples the
+risk is ten times as high. On the left, paths are best. A cross-validation tells: layers
+are a parameter as any other, and the ring is around what `GridSearchCV` chooses. It
+errs where samples are fewest: with 10 of a task its folds leave fewer, of which paths
+are not found. The task of a row is a column of X here, so that each fold knows it; and
+each fold has rows of all tasks.
 
 Takes about 45 seconds.
 """
