@@ -531,6 +531,7 @@ def _better_solver(problem, moments_of, alpha, mu, fit_intercept, seed, owner):
             mu=mu,
             seeds=[seed],
             paths=None if problem.paths is None else problem.paths.to(order.device),
+            n_moves=0,
             max_iter=ROUGH_ITERATIONS,
             tol=ROUGH_TOL,
         ).value
