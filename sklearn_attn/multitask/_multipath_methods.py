@@ -403,9 +403,10 @@ def _unique(labels):
 
 
 def warn_of_few(self, problem, *, depth):
-    """Warn where there are fewer samples than parameters."""
+    """Warn where there are fewer samples than parameters, except for moments."""
     mean = float(problem.counts.double().mean())
-    if problem.n_tasks > 1 and self._model.is_linear and mean < self.n_min_:
+    counts = problem.n_tasks > 1 and self._model.is_linear and self.solver != "moment"
+    if counts and mean < self.n_min_:
         warnings.warn(
             f"Tasks have {mean:.1f} samples on average, but the supernet has as many "
             f"parameters as {self.n_min_:.1f} would determine: only the penalties make "

@@ -300,7 +300,7 @@ class MultipathMTL(
         -----
         UserWarning
             If widths are clipped to what data can fill, or there are fewer samples than
-            parameters.
+            parameters; not with "moment", which needs fewer.
         ConvergenceWarning
             If `max_iter` is too small.
         """

@@ -292,6 +292,11 @@ def test_too_few_samples_are_warned_of(easy):
         model = MultipathMTL(**SMALL).fit(X[few], y[few], tasks=tasks[few])
     assert caught[0].filename == __file__
     assert model.n_min_ == pytest.approx(model.dof_ / 30)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # moments can do with fewer
+        MultipathMTL(**(SMALL | {"solver": "moment"})).fit(
+            X[few], y[few], tasks=tasks[few]
+        )
 
 
 def test_a_low_limit_is_warned_of(easy, settings):
