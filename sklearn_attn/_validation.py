@@ -798,7 +798,7 @@ def check_rounds(
                 f"Each {one} is named twice: by the column {column!r} and by "
                 f"{argument}."
             )
-        position = _position_of(estimator, column, X.shape[1])
+        position = _position_of(_names_in(estimator), column, X.shape[1])
         groups = X[:, position]
         X = np.delete(X, position, axis=1)
         if X.shape[1] == 0:
@@ -831,9 +831,12 @@ def as_labels(labels):
     return array
 
 
-def _position_of(estimator, column, n_columns):
+def _names_in(estimator):
+    return list(getattr(estimator, "feature_names_in_", []))
+
+
+def _position_of(names, column, n_columns):
     """Return which column has this name or number."""
-    names = list(getattr(estimator, "feature_names_in_", []))
     if isinstance(column, str):
         if column not in names:
             raise ValueError(
@@ -1021,7 +1024,7 @@ def check_task_rows(
     if X.dtype.kind != "f":  # whole numbers, whose namespace was kept
         X = X.astype(np.float64)
     if column is not None:
-        position = _position_of(estimator, column, X.shape[1])
+        position = _position_of(_names_in(estimator), column, X.shape[1])
         if labels is None:
             labels = _whole_numbers(X[:, position], column)
         X = np.delete(X, position, axis=1)
@@ -1048,14 +1051,7 @@ def _without_names(X, column):
     """Return X with numbers instead of names in a column, and the names, if any."""
     if hasattr(X, "columns") and hasattr(X, "dtypes"):  # a data frame
         names = list(X.columns)
-        if isinstance(column, str):
-            if column not in names:
-                raise ValueError(f"X has no column {column!r}; it has {names}.")
-            position = names.index(column)
-        elif not -len(names) <= column < len(names):
-            raise ValueError(f"X has {len(names)} columns, and no column {column}.")
-        else:
-            position = column % len(names)
+        position = _position_of(names, column, len(names))
         ids = X[names[position]]
         values = np.asarray(ids.to_numpy())
         if values.dtype.kind in "biuf":

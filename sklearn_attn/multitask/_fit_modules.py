@@ -13,8 +13,9 @@ from .._solution import Solution
 from ._supernet import compose
 from ._task_equations import cholesky
 
-# mu, relative to the samples of a task, with which fits begin, and by which it falls.
-FIRST_PENALTY, FALL = 0.1, 0.1
+# mu, relative to the samples of a task, with which fits begin, by which it falls, and
+# below which it takes the last step.
+FIRST_PENALTY, FALL, LEAST_PENALTY = 0.1, 0.1, 1e-6
 # Iterations for each mu but the last: the next one goes on from there.
 ITERATIONS_OF_STAGE, TOL_OF_STAGE = 8, 1e-2
 # Damping of Gauss-Newton, relative to the curvature: at first, at least, its factor.
@@ -138,7 +139,7 @@ def fit_modules(
     n, begin = float(tasks.n.mean()), modules
     penalty = max(mu, first_penalty or 0.0)
     n_iter = 0
-    while penalty > mu and penalty > FALL**2 * mu and penalty > 1e-6:
+    while penalty > max(mu, LEAST_PENALTY):
         point, used, _, _ = _gauss_newton(
             Point(tasks, modules, paths, n * penalty),
             paths,

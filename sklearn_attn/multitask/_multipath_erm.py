@@ -93,7 +93,8 @@ def multipath_erm(
     -------
     Solution
         `value` is a :class:`MultipathFit`; `n_iter` counts the iterations of modules,
-        and `history` has the "objective" of each round, per row.
+        and `history` has the "objective" of each round, per row, and whether it was
+        "stopped".
     """
     scale, penalty = float(tasks.n.sum()), mu * float(tasks.n.mean())
     search = _Search(tasks, supernet, mu, anneal, n_moves)
@@ -170,7 +171,8 @@ def multipath_erm(
     if on_round is not None and not stopped:
         stopped = on_round(result, curve)
     converged = found.converged or bool(stopped)
-    return Solution(result, n_iter, converged, {"objective": curve})
+    history = {"objective": curve, "stopped": [bool(stopped)]}
+    return Solution(result, n_iter, converged, history)
 
 
 class _Search:

@@ -34,6 +34,7 @@ from .._compat import HasMethods, Interval, StrOptions, check_same_namespace
 from .._validation import check_task_rows
 from ._deep_supernet import ACTIVATIONS, DeepSupernet
 from ._multipath_erm import ROUGH_ITERATIONS, ROUGH_TOL, MultipathFit, multipath_erm
+from ._path_step import path_losses
 from ._supernet import MOST_PATHS, Supernet, compose
 from ._task_equations import TaskEquations, cholesky
 from ._train_supernet import train_supernet
@@ -238,8 +239,8 @@ def prepare(self, X, y, tasks, *, y_numeric):
     layers = _check_layers(self.layers)
     linear = self.activation == "identity" and self.module is None
     solver = self.solver
-    if solver == "auto":
-        solver = "auto" if linear and self.path_search != "gumbel" else "torch"
+    if solver == "auto" and (not linear or self.path_search == "gumbel"):
+        solver = "torch"
     if solver != "torch" and not linear:
         raise ValueError(
             f"solver={solver!r} is for linear modules; with activation="
@@ -405,8 +406,8 @@ def _unique(labels):
 def warn_of_few(self, problem, *, depth):
     """Warn where there are fewer samples than parameters, except for moments."""
     mean = float(problem.counts.double().mean())
-    counts = problem.n_tasks > 1 and self._model.is_linear and self.solver != "moment"
-    if counts and mean < self.n_min_:
+    shares = problem.n_tasks > 1 and self._model.is_linear
+    if shares and self.solver != "moment" and mean < self.n_min_:
         warnings.warn(
             f"Tasks have {mean:.1f} samples on average, but the supernet has as many "
             f"parameters as {self.n_min_:.1f} would determine: only the penalties make "
@@ -419,7 +420,8 @@ def warn_of_few(self, problem, *, depth):
 
 def warn_of_limit(self, solution, *, depth):
     if not solution.converged:
-        limit = "max_iter" if self.max_iter is None else f"max_iter={self.max_iter}"
+        usual = MAX_EPOCHS if self.solver_ == "torch" else MAX_ITER
+        limit = f"max_iter={self.max_iter or usual}"
         warnings.warn(
             f"Modules did not converge in {limit} iterations. Increase max_iter or "
             "tol.",
@@ -536,18 +538,18 @@ def _better_solver(problem, moments_of, alpha, mu, fit_intercept, seed, owner):
             max_iter=ROUGH_ITERATIONS,
             tol=ROUGH_TOL,
         ).value
-        theta = unit * solve_along(tasks, fit)
+        theta = unit * solve_along(tasks, fit)[1]
         b = kept.intercepts(theta) if fit_intercept else torch.zeros_like(theta[:, 0])
         errors[solver] = float(out.errors(theta, b).sum())
     return min(errors, key=errors.get)
 
 
 def solve_along(tasks, fit):
-    """Return the coefficients of each target, along the path of its task."""
+    """Return heads and coefficients of each target, along the path of its task."""
     phi = compose(fit.modules, fit.paths)[-1]
     seen = tasks.along(phi)
     heads = torch.cholesky_solve(seen.cross[:, :, None], cholesky(seen.gram))
-    return (phi[tasks.owner].mT @ heads)[:, :, 0]
+    return heads[:, :, 0], (phi[tasks.owner].mT @ heads)[:, :, 0]
 
 
 def train(self, problem, x_unit, y, labels, on_round):
@@ -688,9 +690,19 @@ def count(problem, model, n_targets):
 
 
 def objective_path(self):
-    """Mean squared error with its penalties after each round."""
+    """Objective after each round or epoch."""
     check_is_fitted(self)
     return np.array(self.loss_curve_)
+
+
+def mean_path_losses(problem, moments, tasks, modules, fit_intercept):
+    """Return the mean loss of tasks along all paths; None if these are too many."""
+    if problem.supernet.n_paths > MOST_PATHS:
+        return None
+    loss = path_losses(tasks, problem.supernet, modules, 0.0)
+    squares = moments.equations(0.0, fit_intercept=fit_intercept).square
+    y_unit = squares.sum() / tasks.square.sum().clamp(min=TINY)  # squared
+    return (loss / problem.counts[:, None] * y_unit).cpu().numpy()
 
 
 def keep(self, found):

@@ -21,8 +21,6 @@ from .._compat import CallbackSupportMixin, StrOptions, fit_context, with_callba
 from .._task_moments import TaskMoments, shared_moments
 from .._validation import unharmed
 from . import _multipath_methods as methods
-from ._path_step import path_losses
-from ._supernet import MOST_PATHS, compose
 from ._task_equations import TaskEquations, cholesky
 
 
@@ -143,7 +141,7 @@ class MultipathMTL(
     path_losses_ : ndarray of shape (n_tasks, n_paths)
         Mean squared error of each task along every path, with its own head and the
         ridge; for tasks of :meth:`add_task`, the errors by which paths were compared.
-        Only where modules are linear, and there are no more than 4096 paths.
+        Only with "als" and "moment", and no more than 4096 paths.
     supernet_ : Supernet
         Layers as they are used; widths of linear modules are clipped to what data can
         fill.
@@ -419,31 +417,25 @@ class MultipathMTL(
             root.call_on_fit_task_end(**context)
             curve = solution.history["objective"]
             found = attributes(solution.value, curve, solution.n_iter)
-            if problem.supernet.n_paths <= MOST_PATHS:
-                modules = solution.value.modules
-                loss = path_losses(tasks, problem.supernet, modules, 0.0)
-                y_unit = moments.equations(0.0, fit_intercept=self.fit_intercept)
-                y_unit = y_unit.square.sum() / tasks.square.sum().clamp(
-                    min=methods.TINY
-                )
-                loss = loss / tasks.n[:, None] * y_unit
-                found["path_losses_"] = follow(X)(loss.cpu().numpy())
+            losses = methods.mean_path_losses(
+                problem, moments, tasks, solution.value.modules, self.fit_intercept
+            )
+            if losses is not None:
+                found["path_losses_"] = follow(X)(losses)
         methods.keep(self, found)
         return solution
 
     def _with_heads(self, problem, moments, tasks, unit, fit):
         """Return the model of modules and paths, with the best heads."""
-        seen = tasks.along(compose(fit.modules, fit.paths)[-1])
-        heads = torch.cholesky_solve(seen.cross[:, :, None], cholesky(seen.gram))
+        heads, theta = methods.solve_along(tasks, fit)
         intercept = torch.zeros(len(heads), dtype=torch.float64)
         if self.fit_intercept:
-            theta = unit * methods.solve_along(tasks, fit)
-            intercept = moments.intercepts(theta).cpu().double()
+            intercept = moments.intercepts(unit * theta).cpu().double()
         return methods.Model(
             problem.supernet,
             [B.cpu().double() for B in fit.modules],
             fit.paths.cpu(),
-            unit * heads[:, :, 0].cpu().double(),
+            unit * heads.cpu().double(),
             intercept,
             problem.tasks,
             problem.is_wide,

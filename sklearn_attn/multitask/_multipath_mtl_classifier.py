@@ -21,8 +21,6 @@ from .._task_moments import TaskMoments, shared_moments
 from .._validation import unharmed
 from . import _multipath_methods as methods
 from ._fit_logistic import fit_logistic, heads_along
-from ._path_step import path_losses
-from ._supernet import MOST_PATHS
 from ._task_equations import TaskEquations
 from ._task_heads import class_logits, logistic_heads
 
@@ -141,7 +139,7 @@ class MultipathMTLClassifier(
     path_losses_ : ndarray of shape (n_tasks, n_paths)
         Mean squared error of least squares for indicators of the classes of a task,
         along every path, as in :class:`MultipathMTL`; two classes are -1 and 1. Only
-        where modules are linear, and there are no more than 4096 paths.
+        with "als" and "moment", and no more than 4096 paths.
     supernet_ : Supernet
         Layers as they are used; widths of linear modules are clipped to what data can
         fill.
@@ -482,7 +480,7 @@ class MultipathMTLClassifier(
             root, context, on_round = methods.listen(self, X, y, attributes)
             solution = methods.search_paths(self, problem, tasks, on_round)
             curve = solution.history["objective"]
-            if problem.solver == "als":
+            if problem.solver == "als" and solution.history["stopped"] == [False]:
                 before = solution
                 solution = fit_logistic(
                     *data,
@@ -503,14 +501,11 @@ class MultipathMTLClassifier(
                 )
             root.call_on_fit_task_end(**context)
             found = attributes(solution.value, curve, solution.n_iter)
-            if problem.supernet.n_paths <= MOST_PATHS:
-                loss = path_losses(tasks, problem.supernet, solution.value.modules, 0.0)
-                squares = moments.equations(0.0, fit_intercept=self.fit_intercept)
-                y_unit = squares.square.sum() / tasks.square.sum().clamp(
-                    min=methods.TINY
-                )
-                loss = loss / problem.counts[:, None] * y_unit
-                found["path_losses_"] = follow(X)(loss.cpu().numpy())
+            losses = methods.mean_path_losses(
+                problem, moments, tasks, solution.value.modules, self.fit_intercept
+            )
+            if losses is not None:
+                found["path_losses_"] = follow(X)(losses)
         methods.keep(self, found)
         return solution
 

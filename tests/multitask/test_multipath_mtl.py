@@ -513,6 +513,18 @@ def test_callbacks_see_rounds_and_can_stop(easy, settings):
     assert deep.fit(X, y, tasks=tasks).n_iter_ < 10
 
 
+def test_a_fit_to_classes_that_is_stopped_does_not_go_on(classes):
+    pytest.importorskip("sklearn.callback")
+    X, y, tasks, _ = classes
+    net = {"layers": ((1, 6), (3, 2)), "solver": "als"} | QUICK
+    stopper = EarlyStopping(n_iter_no_change=1, tol=10.0)
+    model = MultipathMTLClassifier(**net).set_callbacks(stopper)
+    stopped = model.fit(X, y, tasks=tasks)
+    assert (
+        stopped.n_iter_ < MultipathMTLClassifier(**net).fit(X, y, tasks=tasks).n_iter_
+    )
+
+
 def test_verbose_prints_a_line_for_each_round(easy, settings, capsys):
     X, y, tasks, _ = easy
     model = MultipathMTL(verbose=1, **settings).fit(X, y, tasks=tasks)
