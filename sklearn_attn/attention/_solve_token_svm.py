@@ -294,7 +294,9 @@ def _newton(problem, p, offset, steepness, cap, max_iter):
         promised = -(gradient @ step)  # twice the decrease that the quadratic piece has
         if not promised > 0:
             break
-        p = p + _exact_step(problem, p, step, offset, steepness, cap) * step
+        before, p = p, p + _exact_step(problem, p, step, offset, steepness, cap) * step
+        if torch.equal(p, before):
+            break  # only rounding is left, and each further step would be this one
         if promised <= torch.finfo(p.dtype).eps * (p @ p):
             break  # the last piece was reached one step ago, and this step solved it
     return p, n_iter
