@@ -26,10 +26,11 @@ PAIR = np.array(
     dtype=float,
 )
 P, N_TEST = 200, 1000
-# Without a penalty, as many iterations for both, the best of 6 starts.
-BUDGET = {"alpha": 0.0, "max_iter": 400, "n_init": 6, "random_state": 0}
-MANIFOLD = ManifoldNeuralODERegressor(width=1, neurons="own", **BUDGET)
-CLASSICAL = ManifoldNeuralODERegressor(readout=False, **BUDGET)
+# Without a penalty, as many iterations for both; the best of 3 starts, and of 6 for the
+# classical flows, whose starts are cheaper.
+BUDGET = {"alpha": 0.0, "max_iter": 400, "random_state": 0}
+MANIFOLD = ManifoldNeuralODERegressor(width=1, neurons="own", n_init=3, **BUDGET)
+CLASSICAL = ManifoldNeuralODERegressor(readout=False, n_init=6, **BUDGET)
 SYSTEMS = {
     "sphere": (make_sphere_flow, PAIR, (2, 4, 8)),
     "so3": (make_rotation_flow, "all", (5, 10, 20)),
@@ -93,7 +94,10 @@ def test_depth_reaches_the_flow_on_the_sphere_to_a_thousandth():
     losses = []
     for n_layers in (1, 2, 4, 8, 16):
         model = clone(MANIFOLD).set_params(
-            manifold="sphere", generators=PAIR, n_layers=n_layers, n_init=4
+            manifold="sphere",
+            generators=PAIR,
+            n_layers=n_layers,
+            n_init=1 if n_layers > 4 else 4,  # what is deep needs no luck
         )
         losses.append(loss(model.fit(X[:P], y[:P]), X[P:], y[P:]))
     assert losses[0] > 0.05  # a single layer of two neurons turns too little
@@ -109,7 +113,7 @@ def test_the_second_field_of_equation_20_decides_what_a_single_layer_reaches():
             P, initial="octant", second_field=second_field, random_state=0
         )
         model = clone(MANIFOLD).set_params(
-            manifold="sphere", generators=PAIR, n_layers=1
+            manifold="sphere", generators=PAIR, n_layers=1, n_init=6
         )
         losses[second_field] = model.fit(X, y).loss_
     assert losses[2] < 2.5e-3 < losses[3]  # 2.5e-3: read off the paper's figure
