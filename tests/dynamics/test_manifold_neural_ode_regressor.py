@@ -327,7 +327,7 @@ def test_renormalising_can_be_left_out_and_is_if_points_are_ignored(magnet):
     assert not fitted(magnet, renormalize=False).flow_.renormalize
     assert not fitted(magnet, off_manifold="ignore").flow_.renormalize
     single = [part.astype(np.float32) for part in magnet]
-    model = regressor(n_layers=50, n_steps=40).set_params(max_iter=2)
+    model = regressor(n_layers=10, n_steps=40).set_params(max_iter=2)
     kept = clone(model).fit(*single)
     drifted = clone(model).set_params(renormalize=False).fit(*single)
     assert kept.predict(single[0]).dtype == np.float32
