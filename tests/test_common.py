@@ -109,7 +109,7 @@ ON_FEATURE_TOKENS = {
     AttentionSVMClassifier: [
         {},
         {"refit": None, "n_init": 2, "random_state": 0},
-        {"solver": "ngd"},
+        {"solver": "ngd", "max_iter": 100},  # it always takes them all
         {"solver": "alternate", "pooling": "hard"},
     ],
     PromptAttention: [
