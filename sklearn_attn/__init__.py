@@ -1,4 +1,4 @@
-"""scikit-learn-compatible estimators for attention, sequences, dynamics and bandits.
+"""scikit-learn-compatible estimators for attention, sequences, bandits and clients.
 
 Every public name is imported on first use (PEP 562), so that `import sklearn_attn`
 costs milliseconds and loads neither torch nor scikit-learn.
@@ -17,9 +17,12 @@ _HOME = {
     "AttentionSVMClassifier": "attention",
     "BilinearSystemIdentifier": "dynamics",
     "CardSortingDisplay": "bandits",
+    "CommunicationDisplay": "federated",
     "ComparisonDisplay": "comparison",
     "ContextualRepresentationBandit": "bandits",
     "DependencePatternDisplay": "bandits",
+    "FedMSAClassifier": "federated",
+    "FedMSARegressor": "federated",
     "LinearAttentionClassifier": "attention",
     "ManifoldNeuralODERegressor": "dynamics",
     "MarginDisplay": "attention",
@@ -45,6 +48,7 @@ _SUBMODULES = (
     "comparison",
     "datasets",
     "dynamics",
+    "federated",
     "multitask",
     "preprocessing",
 )

@@ -997,15 +997,25 @@ class TaskRows(NamedTuple):
 
 
 def check_task_rows(
-    estimator, X, y="no_validation", tasks=None, *, reset, column, y_numeric=True
+    estimator,
+    X,
+    y="no_validation",
+    tasks=None,
+    *,
+    reset,
+    column,
+    y_numeric=True,
+    one="task",
+    argument="tasks",
 ):
     """Validate rows of tasks, named by a column of X, by `tasks`, or not at all.
 
     Names in the column may be numbers or strings, which X need not hold otherwise.
+    Messages call a task `one`, and the names of all `argument`.
     """
     if column is not None and tasks is not None:
         raise ValueError(
-            f"Each task is named twice: by the column {column!r} and by tasks."
+            f"Each {one} is named twice: by the column {column!r} and by {argument}."
         )
     labels = None
     if column is not None:
@@ -1026,7 +1036,7 @@ def check_task_rows(
     if column is not None:
         position = _position_of(_names_in(estimator), column, X.shape[1])
         if labels is None:
-            labels = _whole_numbers(X[:, position], column)
+            labels = _whole_numbers(X[:, position], column, f"{one}s")
         X = np.delete(X, position, axis=1)
         if X.shape[1] == 0:
             raise ValueError(f"X has no column besides {column!r}.")
@@ -1036,14 +1046,16 @@ def check_task_rows(
             labels = np.full(len(X), labels.item(), dtype=labels.dtype)
         if labels.shape != (len(X),):
             raise ValueError(
-                f"tasks must have shape ({len(X)},), a label for each row; got "
+                f"{argument} must have shape ({len(X)},), a label for each row; got "
                 f"{labels.shape}."
             )
     if labels is not None and (
         (labels.dtype.kind == "f" and np.isnan(labels).any())
         or (labels.dtype.kind == "O" and any(v is None or v != v for v in labels))
     ):
-        raise ValueError("Tasks have missing labels: NaN or None names no task.")
+        raise ValueError(
+            f"{one.capitalize()}s have missing labels: NaN or None names no {one}."
+        )
     return TaskRows(X, y, labels, columns)
 
 
@@ -1082,14 +1094,14 @@ def _has_strings(rows):
     )
 
 
-def _whole_numbers(values, column):
+def _whole_numbers(values, column, what):
     """Return ids as integers; what is scaled, and no id any more, is refused."""
     whole = np.round(values)
     is_id = (whole == values) & (np.abs(values) < LARGEST_ID)
     if not is_id.all():
         odd = values[~is_id][0]
         raise ValueError(
-            f"The column {column!r} names tasks, but holds {odd:.6g}, which is no "
+            f"The column {column!r} names {what}, but holds {odd:.6g}, which is no "
             "whole number of at most 15 digits. If a transformer before has scaled it, "
             "let it pass through: ColumnTransformer([('scale', StandardScaler(), "
             "other_columns)], remainder='passthrough')."

@@ -35,6 +35,7 @@ from sklearn_attn.dynamics import (
     BilinearSystemIdentifier,
     ManifoldNeuralODERegressor,
 )
+from sklearn_attn.federated import FedMSAClassifier, FedMSARegressor
 from sklearn_attn.multitask import MultipathMTL, MultipathMTLClassifier
 from sklearn_attn.preprocessing import FeatureTokenizer, PatchTokenizer, WindowTokenizer
 
@@ -93,6 +94,8 @@ VARIANTS = {
     MultipathMTL: [
         {"solver": "moment", "fit_intercept": False, "layers": ((2, 3),)},
     ],
+    FedMSAClassifier: [{"problem": "loss_tuning", "n_clients": 3, "n_rounds": 20}],
+    FedMSARegressor: [{"problem": "data_cleaning", "batch_size": 8, "n_rounds": 20}],
     MultipathMTLClassifier: [{"solver": "als", "layers": ((2, 3),), "alpha_head": 0.1}],
     LinearAttentionClassifier: [{"standardize": "feature"}],
     MeanTokenClassifier: [{"class_weight": "balanced"}],

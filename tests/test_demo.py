@@ -11,6 +11,7 @@ from demo_jobs import (
     N_SETTINGS,
     attention_svm,
     bilinear,
+    federated,
     long_horizon,
     manifold_ode,
     multipath,
@@ -18,6 +19,7 @@ from demo_jobs import (
     shared_representation,
 )
 from demo_jobs.bilinear import converter
+from demo_jobs.federated import rare_digits
 from demo_jobs.long_horizon import LaggedRegressor, late_digits
 from demo_jobs.manifold_ode import macrospin
 from demo_jobs.mi_svm import MISVMClassifier
@@ -40,6 +42,7 @@ PICTURES = {
     "delays.png",
     "contexts.png",
     "pathways.png",
+    "rare_digits.png",
 }
 ESTIMATORS = [
     attention_svm,
@@ -49,6 +52,7 @@ ESTIMATORS = [
     long_horizon,
     shared_representation,
     multipath,
+    federated,
 ]
 ALL_TASKS = [
     "digit_bags",
@@ -59,6 +63,7 @@ ALL_TASKS = [
     "late_digits",
     "paid_digits",
     "permuted_digits",
+    "rare_digits",
 ]
 TABLES = {"comparison.csv", "comparison.html"}
 
@@ -75,6 +80,7 @@ def tiny_tasks():
         late_digits(**sizes),
         paid_digits(**sizes),
         permuted_digits(**sizes),
+        rare_digits(**sizes),
     ]
 
 

@@ -9,6 +9,12 @@ from ._bilinear_systems import (
 from ._context_tasks import make_context_tasks, make_digit_tasks
 from ._contextual_tokens import make_contextual_tokens
 from ._digit_needles import make_digit_needles
+from ._federated import (
+    make_federated_mdp,
+    make_federated_quadratic,
+    make_longtail_clients,
+    make_noisy_clients,
+)
 from ._long_horizon_rewards import make_digit_rewards, make_long_horizon_rewards
 from ._manifold_flows import (
     make_macrospin,
@@ -30,11 +36,15 @@ __all__ = [
     "make_digit_needles",
     "make_digit_rewards",
     "make_digit_tasks",
+    "make_federated_mdp",
+    "make_federated_quadratic",
     "make_joint_tokens",
     "make_koopman_lift",
     "make_long_horizon_rewards",
+    "make_longtail_clients",
     "make_macrospin",
     "make_multipath_tasks",
+    "make_noisy_clients",
     "make_permuted_digit_tasks",
     "make_rigid_body",
     "make_rotation_flow",

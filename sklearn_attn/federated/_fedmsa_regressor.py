@@ -1,0 +1,361 @@
+"""FedMSARegressor: min_x f(x, w*(x)), w*(x) = argmin_w g(x, w)  (2306.01648)."""
+
+from typing import ClassVar
+
+import numpy as np
+from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.utils import column_or_1d
+
+from .._arrays import follow
+from .._compat import (
+    CallbackSupportMixin,
+    HasMethods,
+    StrOptions,
+    fit_context,
+    with_callbacks,
+)
+from .._validation import unharmed
+from . import _fedmsa_methods as methods
+
+
+class FedMSARegressor(CallbackSupportMixin, RegressorMixin, BaseEstimator):
+    """Regression over clients that share no rows, tuned on validation rows of each.
+
+    As :class:`FedMSAClassifier`, with squared errors [1]_. By default a linear model
+    learns its ridge, one for all features or one for each group of them.
+
+    Read more in the :doc:`user guide </user_guide/fedmsa>`.
+
+    Parameters
+    ----------
+    problem : {"ridge", "plain", "data_cleaning", "hyper_representation"} or object, \
+            default="ridge"
+        What is tuned, by the squared errors of validation rows.
+
+        - "ridge": the ridge.
+        - "plain": nothing. The loss of all rows is minimised.
+        - "data_cleaning": a weight of each training row, which becomes small where its
+          target seems wrong.
+        - "hyper_representation": hidden layers, whereas the last one is fitted to
+          training rows.
+        - A :class:`BilevelProblem` or another of its kind: what it says. Its inner
+          variable must be a dict with "coef" of shape (n_features, 1) and "intercept"
+          of shape (1,), and clients have dicts with standardised rows "X" and "X_val",
+          and targets "Y" and "Y_val" of shape (n, 1), and weights.
+    hidden_layer_sizes : array-like of int, default=()
+        Widths of hidden layers. None is a linear model.
+    activation : {"tanh", "relu", "gelu", "sigmoid"}, default="tanh"
+        What follows each hidden layer. A smooth one has second derivatives, which
+        hypergradients are made of.
+    module : callable, default=None
+        ``module(n_features)`` returns a `torch.nn.Module` to be used as hidden layers,
+        without dropout or batch normalisation.
+    n_rounds : int, default=100
+        Limit of rounds, each of two messages, for tuning and again for fitting to all
+        rows.
+    local_steps : int, default=20
+        Steps that a client makes by itself in each round.
+    alpha : "auto" or float, default="auto"
+        Step of the hyperparameters. "auto" begins with a fifth of `beta`, and adapts.
+    beta : "auto" or float, default="auto"
+        Step of the model. "auto" is half of the inverse curvature, or less where
+        clients differ much.
+    momentum : float, default=0.1
+        Share of the new evaluation in the estimate of the mean gradient; matters only
+        with `batch_size` or `participation`.
+    participation : float, default=1.0
+        Share of clients that evaluate gradients in each round.
+    local_clients : int, default=None
+        How many clients make local steps in each round; all if None.
+    variance_reduction : {"spider", None}, default="spider"
+        Whether local steps follow the mean gradient, or each client's own, as in
+        federated averaging.
+    batch_size : int, default=None
+        Rows that a client draws for each gradient; all if None.
+    validation_fraction : float, default=0.3
+        Share of each client's rows that hyperparameters are tuned on.
+    inner_l2 : float, default=1e-3
+        Ridge on coefficients of standardised features for a standardised target,
+        and where a tuned one starts.
+    feature_groups : array-like of shape (n_features,), default=None
+        The group of each feature, columns that name clients aside; each group has a
+        ridge of its own, with "ridge".
+    v_init : {"zero", "cg", "neumann"}, default="zero"
+        Where the adjoint variable starts.
+    client_weight : {"samples", "uniform"}, default="samples"
+        Whether clients count by their rows, or all the same.
+    client_feature : int or str, default=None
+        Column of X that names the client of a row, by whole numbers or, in a data frame
+        or an array of objects, by strings. It is no feature.
+    n_clients : int, default=None
+        Number of clients that rows are divided among by chance, if none are named; one
+        if None.
+    clean_clients : array-like, default=None
+        Names of clients whose targets can be trusted, with "data_cleaning": all their
+        rows validate. None leaves out rows of all clients, as otherwise.
+    clean_by : {"sample", "client"}, default="sample"
+        Whether "data_cleaning" finds a weight for each row, or for each client.
+    standardize : "auto" or bool, default="auto"
+        Whether each feature is divided by its standard deviation, which clients can
+        tell by sums, or all by the root of their mean variance. "auto" does the former
+        where one varies more than 10 times as much as half of the others.
+    refit : bool, default=True
+        Whether to fit to all rows, those that validated too, once tuning is done.
+    tol : float, default=1e-4
+        Rounds end once the norms of all mean gradients are at most that.
+    engine : {"vmap", "gloo", "flower"} or object, default="vmap"
+        Who computes: this process; worker processes that talk over TCP; or a Flower
+        simulation.
+    backend_options : dict, default=None
+        Options of "gloo" and "flower".
+    on_lost_client : {"continue", "stop"}, default="continue"
+        Whether to go on without a client that does not answer.
+    device : str, default="cpu"
+        Where to compute: "cpu", "cuda", "cuda:1", "mps" or "auto".
+    random_state : int, RandomState instance or None, default=None
+        Determines which rows validate, and what is drawn.
+    warm_start : bool, default=False
+        Whether to begin where the last fit ended, if shapes are the same.
+    verbose : int, default=0
+        Whether to print a line per round.
+
+    Attributes
+    ----------
+    coef_ : ndarray of shape (n_features,)
+        Coefficients of the features, where there are no hidden layers.
+    intercept_ : float
+        Intercept, likewise.
+    hyperparams_ : dict
+        What was tuned: "l2", a number or one for each group in the order of their
+        names; "weight" of each row, NaN for those that validated; or "body", parameters
+        of hidden layers.
+    client_ids_ : ndarray of shape (n_clients,)
+        Names of the clients.
+    n_clients_ : int
+        Number of clients.
+    history_ : dict of list
+        One item per round of tuning: "comm_rounds" and "comm_floats" sent so far,
+        "hypergrad_norm", "inner_residual" and "adjoint_residual", norms of the mean
+        gradients, "outer_loss" on validation rows, the steps "alpha" and "beta",
+        clients "lost", and "seconds".
+    loss_curve_ : list of float
+        The outer loss after each round.
+    communications_ : int
+        Messages to clients in all, of fitting to all rows too.
+    heterogeneity_ : float
+        How much the curvature of a client differs from the mean, at most, as of
+        :func:`client_heterogeneity`.
+    converged_ : bool
+        Whether `tol` was met.
+    n_iter_ : int
+        Rounds of tuning, or of fitting, if nothing is tuned.
+    result_ : Solution
+        Of :func:`fedmsa`: the variables (x, (w, v)) of the tuning, in standard units.
+    module_ : torch.nn.Module or None
+        The hidden layers, if there are some, which read features in standard units.
+    n_features_in_ : int
+        Number of columns of X.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the columns, where X has string names for all of them.
+
+    See Also
+    --------
+    FedMSAClassifier : The same for classes.
+    fedmsa : The solver, for problems of any kind.
+
+    Notes
+    -----
+    Clients send sums of gradients, no rows. What this class needs before, the means and
+    deviations of features, shares of classes and names of clients, are sums as well,
+    of which it takes one look at X in this process. Scaling all columns would scale
+    ids of clients; use a :class:`~sklearn.compose.ColumnTransformer` that passes their
+    column on. In a cross-validation with :class:`~sklearn.model_selection.GroupKFold`,
+    `groups` feeds both the splitter and the clients: scores are then those of clients
+    that were not seen.
+
+    References
+    ----------
+    .. [1] Tarzanagh, Li, Sharma and Oymak, "Federated Multi-Sequence Stochastic
+           Approximation with Local Hypergradient Estimation", arXiv:2306.01648.
+
+    Examples
+    --------
+    Five clients agree on a ridge, without any of them showing a row:
+
+    >>> from sklearn.datasets import load_diabetes
+    >>> from sklearn_attn.federated import FedMSARegressor
+    >>> X, y = load_diabetes(return_X_y=True)
+    >>> model = FedMSARegressor(n_clients=5, random_state=0).fit(X, y)
+    >>> round(model.hyperparams_["l2"], 2)
+    0.07
+    >>> round(model.score(X, y), 2)
+    0.51
+    """
+
+    __metadata_request__fit: ClassVar[dict] = {"groups": True}
+
+    _parameter_constraints: ClassVar[dict] = methods.CONSTRAINTS | {
+        "problem": [
+            StrOptions({"plain", "ridge", "data_cleaning", "hyper_representation"}),
+            HasMethods("from_gradient"),
+            HasMethods("field"),
+        ],
+        "feature_groups": ["array-like", None],
+    }
+    _doc_link_module = "sklearn_attn"
+    _doc_link_template = methods.DOC_LINK_TEMPLATE
+    _is_regressor = True
+
+    def __init__(
+        self,
+        problem="ridge",
+        *,
+        hidden_layer_sizes=(),
+        activation="tanh",
+        module=None,
+        n_rounds=100,
+        local_steps=20,
+        alpha="auto",
+        beta="auto",
+        momentum=0.1,
+        participation=1.0,
+        local_clients=None,
+        variance_reduction="spider",
+        batch_size=None,
+        validation_fraction=0.3,
+        inner_l2=1e-3,
+        feature_groups=None,
+        v_init="zero",
+        client_weight="samples",
+        client_feature=None,
+        n_clients=None,
+        clean_clients=None,
+        clean_by="sample",
+        standardize="auto",
+        refit=True,
+        tol=1e-4,
+        engine="vmap",
+        backend_options=None,
+        on_lost_client="continue",
+        device="cpu",
+        random_state=None,
+        warm_start=False,
+        verbose=0,
+    ):
+        self.problem = problem
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.module = module
+        self.n_rounds = n_rounds
+        self.local_steps = local_steps
+        self.alpha = alpha
+        self.beta = beta
+        self.momentum = momentum
+        self.participation = participation
+        self.local_clients = local_clients
+        self.variance_reduction = variance_reduction
+        self.batch_size = batch_size
+        self.validation_fraction = validation_fraction
+        self.inner_l2 = inner_l2
+        self.feature_groups = feature_groups
+        self.v_init = v_init
+        self.client_weight = client_weight
+        self.client_feature = client_feature
+        self.n_clients = n_clients
+        self.clean_clients = clean_clients
+        self.clean_by = clean_by
+        self.standardize = standardize
+        self.refit = refit
+        self.tol = tol
+        self.engine = engine
+        self.backend_options = backend_options
+        self.on_lost_client = on_lost_client
+        self.device = device
+        self.random_state = random_state
+        self.warm_start = warm_start
+        self.verbose = verbose
+
+    @unharmed
+    @with_callbacks
+    @fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y, groups=None):
+        """Fit the model, and tune it.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows. One column may name their clients.
+        y : array-like of shape (n_samples,)
+            Targets.
+        groups : array-like of shape (n_samples,), default=None
+            The client of each row, where no column of X names it.
+
+        Returns
+        -------
+        self : FedMSARegressor
+            The fitted model.
+
+        Raises
+        ------
+        ValueError
+            If clients are named twice, or by numbers that are not whole; if settings do
+            not go together, or a step is so large that it must diverge; if X
+            has NaN or infinity; or if the device does not exist.
+        DivergenceError
+            If variables grow without limit, with steps that were given.
+        ClientLostError
+            If a client does not answer and `on_lost_client` is "stop".
+
+        Warns
+        -----
+        ConvergenceWarning
+            If `n_rounds` leave more than half of the first gradients. Rounds are a
+            budget otherwise; `converged_` tells whether `tol` was met.
+        """
+        rows, rng = methods.prepare(self, X, y, groups)
+        found = methods.solve(self, rows, rng, X, y)
+        methods.keep(self, self._describe(rows, found, X))
+        methods.warn_of_limit(self, found, depth=6)
+        return self
+
+    def predict(self, X):
+        """Return what is expected.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Expected targets.
+        """
+        z, dtype = methods.outputs(self, X, "predict")
+        return follow(X)(z[:, 0].astype(dtype))
+
+    __getstate__ = methods.getstate
+    __setstate__ = methods.setstate
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.array_api_support = True
+        return tags
+
+    def _single_column(self, y):
+        return column_or_1d(y, warn=True)
+
+    def _targets(self, y, X):
+        """Return targets in standard units, codes of a single class, and units."""
+        units = methods.Units.of(X, self.standardize, y)
+        Y = (y - units.y_shift) / units.y_scale
+        return Y[:, None], np.zeros(len(y), dtype=np.int64), units
+
+    def _describe(self, rows, found, X):
+        put = follow(X)
+        attributes = methods.describe(self, rows, found, put)
+        model = attributes["_model"]
+        if model.body is None:
+            attributes["coef_"] = put(model.coef[0])
+            attributes["intercept_"] = float(model.intercept[0])
+        return attributes
