@@ -25,6 +25,7 @@ from demo_jobs import (
     N_SETTINGS,
     attention_svm,
     bilinear,
+    federated,
     long_horizon,
     manifold_ode,
     multipath,
@@ -32,6 +33,7 @@ from demo_jobs import (
     shared_representation,
 )
 from demo_jobs.bilinear import converter
+from demo_jobs.federated import rare_digits
 from demo_jobs.long_horizon import late_digits
 from demo_jobs.manifold_ode import macrospin
 from demo_jobs.multipath import permuted_digits
@@ -51,6 +53,7 @@ TASKS = {
     late_digits: {"n_train": 500, "n_test": 200, "n_folds": 3},
     paid_digits: {"n_train": 1200, "n_test": 400, "n_folds": 3},
     permuted_digits: {"n_train": 360, "n_test": 720, "n_folds": 3},
+    rare_digits: {"n_train": 200, "n_folds": 1},
 }
 ESTIMATORS = [
     attention_svm,
@@ -60,6 +63,7 @@ ESTIMATORS = [
     long_horizon,
     shared_representation,
     multipath,
+    federated,
 ]
 
 PROTOCOL = (
