@@ -29,9 +29,9 @@ from ._server import SHARE_OF_CURVATURE, Server, curvature, heterogeneity
 
 # The automatic alpha is a fifth of beta.
 ALPHA_SHARE = 0.2
-# The automatic alpha is halved in a round where the outer map turns back, and grows where
-# that keeps its direction, a cosine beyond the limit, but never again to so much of what
-# made it turn.
+# The automatic alpha is halved in a round where the outer map turns back, and grows
+# where that keeps its direction, a cosine beyond the limit, but never again beyond this
+# share of what made it turn.
 STRAIGHT, GROWTH, SHRINKAGE, CAUTION = 0.9, 1.2, 0.5, 0.7
 # An outer map so much larger than at first is called divergence.
 BLOW_UP = 1e8
