@@ -34,13 +34,14 @@ from sklearn_attn.federated import (
     quadratic_problem,
 )
 from sklearn_attn.federated._client_rows import split_rows
-from sklearn_attn.federated._fedmsa import N_POWER_STEPS, SERVER
+from sklearn_attn.federated._fedmsa import SERVER
 from sklearn_attn.federated._linear_tuning import LinearModel, LinearTuning
+from sklearn_attn.federated._server import N_POWER_STEPS
 
 race.PACKAGES = ("scikit-learn", "torch", "numpy", "scipy")  # no others are needed
 # The official experiment: 100 clients of 118 + 30 images, 10 of which make K steps.
 N_CLIENTS, N_TRAIN, N_VAL, N_LOCAL, N_STEPS = 100, 118, 30, 10, 4
-ALPHA, BETA, MOMENTUM = 0.05, 0.1, 0.5
+ALPHA, BETA, MOMENTUM = 0.05, 0.05, 0.5
 NETS = ((784, 200, 10), (64, 200, 10), (64, 10))
 SHARES = 0.01 ** (np.arange(10) / 9)  # of images kept of each class
 # Exact gradient at which a quadratic problem counts as solved; limit of communications.
