@@ -1,8 +1,9 @@
 """Rows of clients: which train and which validate, and what each row counts.
 
-A mean over clients of sums over their rows is one over all rows, or one of means of
-clients, by the share of each: share_m = M n_m / n, or M / M_some. Clients without
-such rows have share 0.
+Means over clients have weights c_m: their rows, or 1. The mean loss over some of the
+rows, those that train or validate, is then the mean of share_m times the client's mean,
+where share_m c_m / sum c is its part of such rows, or of the clients that have some. It
+is near 1, and 0 for clients without.
 """
 
 import numpy as np
@@ -30,10 +31,18 @@ def split_rows(client, codes, fraction, rng):
     return validates
 
 
-def class_balance(codes, n_classes):
+def class_shares(codes, client, n_classes, by_samples):
+    """Return what rows of each class count together, as parts of 1."""
+    sizes = np.bincount(client)
+    counts = np.ones(len(codes)) if by_samples else 1 / sizes[client]
+    shares = np.bincount(codes, weights=counts, minlength=n_classes)
+    return shares / shares.sum()
+
+
+def class_balance(codes, client, n_classes, by_samples):
     """Return weights of rows under which all classes count the same, 1 on average."""
-    counts = np.bincount(codes, minlength=n_classes)
-    return len(codes) / ((counts > 0).sum() * np.maximum(counts, 1))[codes]
+    shares = class_shares(codes, client, n_classes, by_samples)
+    return 1 / ((shares > 0).sum() * shares[codes])
 
 
 def client_tensors(
@@ -74,11 +83,15 @@ def client_tensors(
 
     Returns
     -------
-    list of dict of tensor
+    clients : list of dict of tensor
         One per client.
+    weights : ndarray of shape (n_clients,)
+        Their weights in means.
     """
+    rows_of = np.bincount(client, minlength=n_clients)
+    weights = rows_of.astype(np.float64) if by_samples else np.ones(n_clients)
     shares = [
-        _shares(np.bincount(client[part], minlength=n_clients), by_samples)
+        _shares(np.bincount(client[part], minlength=n_clients), weights, by_samples)
         for part in (train, validate)
     ]
 
@@ -103,10 +116,10 @@ def client_tensors(
                 "share_val": put(shares[1][m]),
             }
         )
-    return clients
+    return clients, weights
 
 
-def _shares(counts, by_samples):
-    """Return how much the mean over the rows of a client counts."""
+def _shares(counts, weights, by_samples):
+    """Return how much the mean over such rows of a client counts, beside its weight."""
     size = counts if by_samples else (counts > 0)
-    return len(counts) * size / max(1, size.sum())
+    return size / max(1, size.sum()) * weights.sum() / weights

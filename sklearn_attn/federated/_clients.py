@@ -140,6 +140,14 @@ class ClientBlock:
         self.device, self.dtype = torch.device(device), dtype
         self.numbers = list(range(len(clients)) if numbers is None else numbers)
         self.weights = [1.0] * len(clients) if weights is None else list(weights)
+        total = sum(self.weights)
+        if len(self.weights) != len(clients) or not (
+            0 < total < float("inf") and min(self.weights) >= 0
+        ):
+            raise ValueError(
+                f"weights must be {len(clients)} numbers, one for each client, finite, "
+                f"not negative and not all zero; got {self.weights}."
+            )
         self.layout = Layout(problem.x0, problem.zs0)
         self._groups = self._group(clients)
         self._answers = {
@@ -222,6 +230,8 @@ class ClientBlock:
         return found
 
     def _put(self, leaf):
+        if isinstance(leaf, float):
+            return torch.tensor(leaf, device=self.device, dtype=self.dtype)
         leaf = torch.as_tensor(leaf).detach()
         dtype = self.dtype if leaf.is_floating_point() else None
         return leaf.to(device=self.device, dtype=dtype)

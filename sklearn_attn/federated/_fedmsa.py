@@ -25,7 +25,13 @@ from .._solution import Solution
 from ._clients import Layout
 from ._engines import open_engine
 from ._hypergradient import adjoint
-from ._server import SHARE_OF_CURVATURE, Server, curvature, heterogeneity
+from ._server import (
+    NOT_FINITE,
+    SHARE_OF_CURVATURE,
+    Server,
+    curvature,
+    heterogeneity,
+)
 
 # The automatic alpha is a fifth of beta.
 ALPHA_SHARE = 0.2
@@ -33,6 +39,8 @@ ALPHA_SHARE = 0.2
 # where that keeps its direction, a cosine beyond the limit, but never again beyond this
 # share of what made it turn.
 STRAIGHT, GROWTH, SHRINKAGE, CAUTION = 0.9, 1.2, 0.5, 0.7
+# Noise turns the map back half of the time, which must not stop x altogether.
+LEAST_ALPHA = 1e-3
 # An outer map so much larger than at first is called divergence.
 BLOW_UP = 1e8
 MOST_BACKOFFS = 30
@@ -389,6 +397,7 @@ class _Run:
         converged, n_backoffs = False, 0
         good, least = state, np.inf
         self.largest_alpha = state.alpha
+        self.least_alpha = LEAST_ALPHA * state.alpha
         for n_round in range(state.n_rounds, state.n_rounds + n_rounds):
             server.lost_now = []
             try:
@@ -408,6 +417,10 @@ class _Run:
             norms = [norm for norm in norms if norm is not None]
             if not state.history:
                 first_norm = max([first_norm, *(n for n in norms if np.isfinite(n))])
+            if self.correct and not (
+                state.history or n_backoffs or np.isfinite(norms).all()
+            ):
+                raise ValueError(NOT_FINITE)
             blown = not all(norm <= BLOW_UP * first_norm for norm in norms) or (
                 following is not None and not bool(following.u.isfinite().all())
             )
@@ -547,7 +560,7 @@ class _Run:
         cosine = torch.cosine_similarity(h[outer], before[outer], dim=0)
         if cosine < 0:
             self.largest_alpha = CAUTION * alpha
-            return alpha * SHRINKAGE
+            return max(alpha * SHRINKAGE, min(alpha, self.least_alpha))
         if cosine > STRAIGHT and alpha < self.largest_alpha:
             return min(alpha * GROWTH, self.largest_alpha)
         return alpha
@@ -639,7 +652,7 @@ class _Run:
             value=(x, zs),
             n_iter=state.n_rounds,
             converged=converged,
-            history=state.history,
+            history={name: list(items) for name, items in state.history.items()},
             state=state,
         )
 

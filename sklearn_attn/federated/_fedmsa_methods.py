@@ -29,7 +29,7 @@ from .._arrays import (
 )
 from .._compat import HasMethods, Interval, StrOptions, check_same_namespace
 from .._validation import check_task_rows
-from ._client_rows import class_balance, client_tensors, split_rows
+from ._client_rows import class_balance, class_shares, client_tensors, split_rows
 from ._fedmsa import ENGINES, fedmsa
 from ._hypergradient import client_heterogeneity
 from ._linear_tuning import LinearFit, LinearModel, LinearTuning
@@ -173,7 +173,7 @@ class Units:
         if standardize == "auto":
             deviations = units.x_scale[np.ptp(X, axis=0) > 0]
             usual = np.median(deviations) if len(deviations) else 1.0
-            standardize = units.x_scale.max() > UNLIKE * usual
+            standardize = len(deviations) > 0 and deviations.max() > UNLIKE * usual
         if not standardize:
             all_in_all = np.sqrt(np.square(X - units.x_shift).mean())
             scale = np.full(X.shape[1], all_in_all if all_in_all > 0 else 1.0)
@@ -303,7 +303,7 @@ def _validates(self, names, client, codes, rng):
     if self.clean_clients is None:
         return split_rows(client, codes, self.validation_fraction, rng)
     clean = np.isin(names, np.asarray(to_numpy(self.clean_clients)))
-    if not clean.any() or clean.all():
+    if clean.sum() != len(set(self.clean_clients)) or not clean.any() or clean.all():
         raise ValueError(
             "clean_clients must name some of the clients, but not all; got "
             f"{self.clean_clients!r} of {names.tolist()[:10]}."
@@ -367,10 +367,11 @@ def solve(self, rows, rng, X, y):
                 problem = _tuning(self, model, rows, body, w0, theta)
             else:
                 _check_problem(problem, w0)
-            clients = _clients(self, rows, place, again=False)
+            clients, weights = _clients(self, rows, place, again=False)
             solution = fedmsa(
                 problem,
                 clients,
+                weights=weights,
                 alpha=self.alpha,
                 v_init=self.v_init,
                 start=_start(self, problem),
@@ -379,7 +380,11 @@ def solve(self, rows, rng, X, y):
             )
             found = found_in(solution)
             tau = client_heterogeneity(
-                problem, clients, *solution.value, device=rows.device
+                problem,
+                clients,
+                *solution.value,
+                weights=weights,
+                device=rows.device,
             )
             found = replace(found, heterogeneity=tau)
         if found is None or (self.refit and is_ours):
@@ -387,15 +392,16 @@ def solve(self, rows, rng, X, y):
             is_plain = found is None
             tuned = {} if is_plain else found.tuned
             fit = _fit_with(model, body, tuned, w0 if is_plain else found.w)
-            clients = _clients(self, rows, place, again=True)
+            clients, weights = _clients(self, rows, place, again=True)
             if not is_plain:  # hardly more exactly than the tuning did
                 reached = found.solution.history["inner_residual"][-1]
                 call["tol"] = max(self.tol, REFIT_TOL * reached)
             again = fedmsa(
                 fit,
                 clients,
+                weights=weights,
                 alpha=self.beta,
-                start=_start(self, None) if is_plain else None,
+                start=_start(self, fit) if is_plain else None,
                 on_round=(
                     (lambda solution: on_round(lambda: found_in(solution)))
                     if is_plain
@@ -405,7 +411,11 @@ def solve(self, rows, rng, X, y):
             )
             if is_plain:
                 tau = client_heterogeneity(
-                    fit, clients, again.value[0], device=rows.device
+                    fit,
+                    clients,
+                    again.value[0],
+                    weights=weights,
+                    device=rows.device,
                 )
                 found = replace(found_in(again), heterogeneity=tau)
             else:
@@ -450,10 +460,14 @@ def _model(self, rows, counted, n_weights):
     """Return what is not tuned, with the shares of classes among some rows."""
     log_prior = groups = None
     if not self._is_regressor:
-        counts = np.bincount(rows.codes[counted], minlength=rows.Y.shape[1])
-        log_prior = torch.as_tensor(np.log(np.maximum(counts, 1) / counts.sum())).to(
-            rows.dtype
+        shares = class_shares(
+            rows.codes[counted],
+            rows.client[counted],
+            rows.Y.shape[1],
+            self.client_weight == "samples",
         )
+        least = 1 / len(rows.X)  # for a class of clean clients alone
+        log_prior = torch.as_tensor(np.log(np.maximum(shares, least))).to(rows.dtype)
     if getattr(self, "feature_groups", None) is not None:
         labels = np.asarray(to_numpy(self.feature_groups))
         if labels.shape != (rows.X.shape[1],):
@@ -538,8 +552,13 @@ def _clients(self, rows, place, *, again):
     if not again and not validate.any():
         validate = everyone  # a single row, of which there is nothing to leave out
     weight_val = np.ones(len(rows.X))
-    if not self._is_regressor:
-        weight_val[validate] = class_balance(rows.codes[validate], rows.Y.shape[1])
+    if validate.any() and not self._is_regressor:
+        weight_val[validate] = class_balance(
+            rows.codes[validate],
+            rows.client[validate],
+            rows.Y.shape[1],
+            self.client_weight == "samples",
+        )
     return client_tensors(
         rows.X,
         rows.Y,
@@ -575,8 +594,6 @@ def _start(self, problem):
     if not self.warm_start or before is None:
         return None
     x, zs = before.value
-    if problem is None:
-        return before.value if not zs else None
     same = _shapes((problem.x0, problem.zs0)) == _shapes((x, zs))
     return before.value if same else None
 

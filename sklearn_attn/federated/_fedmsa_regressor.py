@@ -56,7 +56,8 @@ class FedMSARegressor(CallbackSupportMixin, RegressorMixin, BaseEstimator):
     local_steps : int, default=20
         Steps that a client makes by itself in each round.
     alpha : "auto" or float, default="auto"
-        Step of the hyperparameters. "auto" begins with a fifth of `beta`, and adapts.
+        Step of the hyperparameters. "auto" begins with 0.05 for linear models, whose
+        hyperparameters have their own units, else with a fifth of `beta`, and adapts.
     beta : "auto" or float, default="auto"
         Step of the model. "auto" is half of the inverse curvature, or less where
         clients differ much.
@@ -102,7 +103,8 @@ class FedMSARegressor(CallbackSupportMixin, RegressorMixin, BaseEstimator):
     refit : bool, default=True
         Whether to fit to all rows, those that validated too, once tuning is done.
     tol : float, default=1e-4
-        Rounds end once the norms of all mean gradients are at most that.
+        Rounds end once the norms of all mean gradients are at most that. Those of
+        linear models are multiplied by an inverse covariance, see Notes.
     engine : {"vmap", "gloo", "flower"} or object, default="vmap"
         Who computes: this process; worker processes that talk over TCP; or a Flower
         simulation.
@@ -165,9 +167,12 @@ class FedMSARegressor(CallbackSupportMixin, RegressorMixin, BaseEstimator):
 
     Notes
     -----
-    Clients send sums of gradients, no rows. What this class needs before, the means and
-    deviations of features, shares of classes and names of clients, are sums as well,
-    of which it takes one look at X in this process. Scaling all columns would scale
+    Clients send sums of gradients, no rows. What this class needs before is sums too,
+    for which it looks at X in this process, and which `history_` does not count: shares
+    of classes, names of clients, means and deviations of features, and in linear models
+    of up to 2000 features their covariance C. Gradients by coefficients are multiplied
+    by (C + mean variance)^{-1}, which moves no solution, but lets steps of one size fit
+    all directions better. Scaling all columns would scale
     ids of clients; use a :class:`~sklearn.compose.ColumnTransformer` that passes their
     column on. In a cross-validation with :class:`~sklearn.model_selection.GroupKFold`,
     `groups` feeds both the splitter and the clients: scores are then those of clients

@@ -78,7 +78,7 @@ def fednest(
         Terms N of the series beyond the first. A truncated series is biased: the
         gradient norm has a floor that more epochs do not lower.
     alpha : "auto" or float, default="auto"
-        Step of x. "auto" is a fifth of `beta`, and is halved where the outer map grows.
+        Step of x. "auto" is a fifth of `beta`.
     beta : "auto" or float, default="auto"
         Step of w, and scale of the Hessian in the series. "auto" is half of the inverse
         curvature of the inner function, or less where clients differ much.

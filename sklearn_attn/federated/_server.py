@@ -8,6 +8,10 @@ import torch
 
 # An automatic step is this share of the inverse curvature, which may grow on the way.
 SHARE_OF_CURVATURE = 0.5
+NOT_FINITE = (
+    "The maps of the clients are NaN or infinite where x and z start; look at their "
+    "data, and at where the problem starts."
+)
 N_POWER_STEPS = 10  # of power iteration: within some per cent for the curvature
 
 
@@ -73,6 +77,8 @@ def curvature(server, u, block):
         after, *_ = server.must_ask("jvp", 0, at=u, tangent=t, batch_size=0)
         inside = torch.zeros_like(after)
         inside[block] = after[block]
+        if not bool(inside.isfinite().all()):
+            raise ValueError(NOT_FINITE)
         L = max(L, float(inside.norm()))
         if not inside.norm() > 0:
             break

@@ -335,3 +335,23 @@ def test_values_do_not_require_gradients_and_starts_are_not_changed():
     x, (w, v) = fedmsa(problem, CLIENTS, n_rounds=2, **STEPS).value
     assert not any(part.requires_grad for part in (x, w, v))
     assert problem.x0.abs().max() == 0
+
+
+@pytest.mark.parametrize("weights", [[1.0], [1.0, 1.0, 1.0], [-1.0, 3.0], [0.0, 0.0]])
+def test_weights_that_are_none_are_refused(weights):
+    problem = MinimizationProblem(lambda b, x: ((x - b) ** 2).sum(), torch.zeros(1))
+    with pytest.raises(ValueError, match="weights must be 2 numbers"):
+        fedmsa(problem, [torch.zeros(1), torch.ones(1)], weights=weights)
+
+
+def test_data_that_are_nan_are_told():
+    problem = MinimizationProblem(lambda b, x: ((x - b) ** 2).sum(), torch.zeros(1))
+    with pytest.raises(ValueError, match="NaN or infinite where x and z start"):
+        fedmsa(problem, [torch.tensor([float("nan")])])
+
+
+def test_solutions_of_rounds_keep_their_history():
+    problem = MinimizationProblem(lambda b, x: ((x - b) ** 2).sum(), torch.zeros(1))
+    kept = []
+    fedmsa(problem, [torch.ones(1)], n_rounds=5, tol=0, on_round=kept.append)
+    assert [len(solution.history["alpha"]) for solution in kept] == [1, 2, 3, 4, 5]

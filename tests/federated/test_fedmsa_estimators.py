@@ -24,6 +24,7 @@ from sklearn_attn.federated import (
     BilevelProblem,
     ClientLostError,
 )
+from sklearn_attn.federated._client_rows import class_balance, client_tensors
 
 QUICK = {"n_rounds": 15, "random_state": 0}
 
@@ -232,6 +233,55 @@ def test_clients_count_by_their_rows_or_all_the_same():
     assert np.abs(uniform.coef_ - one.coef_).max() > 0.05
 
 
+@pytest.mark.parametrize("variance_reduction", ["spider", None])
+def test_a_big_client_counts_more_than_many_tiny_ones(variance_reduction):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(440, 1))
+    clients = np.r_[np.zeros(400, int), 1 + np.repeat(np.arange(20), 2)]
+    y = np.where(clients == 0, 2.0, -2.0) * X[:, 0]
+    pooled = float(np.polyfit(X[:, 0], y, 1)[0])  # 1.55
+    model = FedMSARegressor(
+        "plain", inner_l2=1e-6, variance_reduction=variance_reduction, random_state=0
+    ).fit(X, y, groups=clients)
+    # averages of models that drift apart are off by what they drift
+    assert model.coef_[0] == pytest.approx(
+        pooled, abs=1e-3 if variance_reduction else 0.15
+    )
+
+
+def test_all_classes_count_the_same_however_clients_do():
+    X, _, _ = small(n=120)
+    y = np.r_[np.arange(100) % 2, (np.arange(20) % 10 > 0).astype(int)]
+    clients = np.r_[np.zeros(100, int), 1 + np.arange(20) // 10]
+    for weight in ("samples", "uniform"):
+        by_rows = weight == "samples"
+        validates = np.arange(120) % 3 == 0
+        balance = class_balance(y[validates], clients[validates], 2, by_rows)
+        data, weights = client_tensors(
+            X,
+            np.eye(2)[y],
+            clients,
+            3,
+            train=~validates,
+            validate=validates,
+            weight_val=np.where(validates, 0.0, 1.0) + _spread(balance, validates),
+            place=np.zeros(120, dtype=int),
+            by_samples=by_rows,
+            dtype=torch.float64,
+        )
+        mass = sum(
+            w * m["share_val"] * m["weight_val"] @ m["Y_val"] / len(m["Y_val"])
+            for w, m in zip(weights, data)
+        )
+        np.testing.assert_allclose(mass / weights.sum(), [0.5, 0.5])
+
+
+def _spread(values, where):
+    spread = np.zeros(len(where))
+    spread[where] = values
+    return spread
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -301,6 +351,8 @@ def test_a_warm_start_goes_on():
     assert again < 0.5 * first
     wider = np.column_stack([X, X[:, 0] ** 2])
     assert model.fit(wider, y, groups=clients).coef_.shape == (3, 5)
+    plain = FedMSAClassifier("plain", warm_start=True, **QUICK).fit(X, y, clients)
+    assert plain.fit(wider, y, groups=clients).coef_.shape == (3, 5)
 
 
 def test_messages_and_numbers_sent_are_counted():
