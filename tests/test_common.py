@@ -95,7 +95,9 @@ VARIANTS = {
         {"solver": "moment", "fit_intercept": False, "layers": ((2, 3),)},
     ],
     FedMSAClassifier: [{"problem": "loss_tuning", "n_clients": 3, "n_rounds": 20}],
-    FedMSARegressor: [{"client_weight": "uniform", "n_clients": 3, "standardize": True}],
+    FedMSARegressor: [
+        {"client_weight": "uniform", "n_clients": 3, "standardize": True}
+    ],
     MultipathMTLClassifier: [{"solver": "als", "layers": ((2, 3),), "alpha_head": 0.1}],
     LinearAttentionClassifier: [{"standardize": "feature"}],
     MeanTokenClassifier: [{"class_weight": "balanced"}],
