@@ -147,8 +147,8 @@ def client_heterogeneity(problem, clients, x, zs=(), *, weights=None, device="cp
     """Return how much the clients' inner maps bend otherwise than their mean.
 
     It is the largest norm, over clients m, of (S_m' - mean S') t for the unit vector t,
-    within the first sequence, for which they spread most: 0 for clients that are alike up
-    to constants, and what limits the use of local steps.
+    within the first sequence, for which they spread most: 0 for clients that are alike
+    up to constants, and what limits the use of local steps.
 
     Parameters
     ----------
