@@ -345,16 +345,16 @@ class Found:
 def solve(self, rows, rng, X, y):
     """Tune, and fit again to all rows with what was found."""
     seeds = [int(seed) for seed in rng.randint(MOST_SEED, size=2)]
-    is_ours = self.problem is None or isinstance(self.problem, str)
+    is_ours = isinstance(self.problem, str)
     body, w0, theta = _network_of(self, rows, seeds[0])
     place, n_weights = _places(self, rows)
     call = {name: getattr(self, name) for name in PASSED_ON}
     call |= {"device": rows.device, "dtype": rows.dtype, "seed": seeds[1]}
     root, context, on_round = _listen(self, X, y, rows)
 
-    def found_in(solution, tuned=None):
+    def found_in(solution):
         x, zs = solution.value
-        tuned, w = ({} if tuned is None else tuned, x) if not zs else (x, zs[0])
+        tuned, w = (x, zs[0]) if zs else ({}, x)
         rounds = solution.state.communications
         return Found(tuned, w, body, solution, rounds, solution.converged)
 
@@ -385,6 +385,7 @@ def solve(self, rows, rng, X, y):
                 *solution.value,
                 weights=weights,
                 device=rows.device,
+                dtype=rows.dtype,
             )
             found = replace(found, heterogeneity=tau)
         if found is None or (self.refit and is_ours):
@@ -416,6 +417,7 @@ def solve(self, rows, rng, X, y):
                     again.value[0],
                     weights=weights,
                     device=rows.device,
+                    dtype=rows.dtype,
                 )
                 found = replace(found_in(again), heterogeneity=tau)
             else:
@@ -674,7 +676,7 @@ def _predictor(rows, found):
 def _hyperparams(self, rows, found, put):
     """Return what was tuned, in the words of the user."""
     tuned, told = found.tuned, {}
-    if not (self.problem is None or isinstance(self.problem, str)):
+    if not isinstance(self.problem, str):
         return tree_map(lambda part: put(_numpy(part)), tuned)
     if "tau" in tuned:
         told["tau"] = float(tuned["tau"])

@@ -143,7 +143,16 @@ def local_hypergradient(
     return server.layout.unpack(mean)[0]
 
 
-def client_heterogeneity(problem, clients, x, zs=(), *, weights=None, device="cpu"):
+def client_heterogeneity(
+    problem,
+    clients,
+    x,
+    zs=(),
+    *,
+    weights=None,
+    device="cpu",
+    dtype=torch.float64,
+):
     """Return how much the clients' inner maps bend otherwise than their mean.
 
     It is the largest norm, over clients m, of (S_m' - mean S') t for the unit vector t,
@@ -164,6 +173,8 @@ def client_heterogeneity(problem, clients, x, zs=(), *, weights=None, device="cp
         Weights of the clients; equal if None.
     device : str, default="cpu"
         Where to compute.
+    dtype : torch.dtype, default=torch.float64
+        In what to compute.
 
     Returns
     -------
@@ -182,7 +193,7 @@ def client_heterogeneity(problem, clients, x, zs=(), *, weights=None, device="cp
     0.0
     0.4
     """
-    block = ClientBlock(problem, clients, weights=weights, device=device)
+    block = ClientBlock(problem, clients, weights=weights, device=device, dtype=dtype)
     server = _server(block)
     u = block.layout.pack(x, zs).to(block.device, block.dtype)
     blocks = block.layout.blocks
