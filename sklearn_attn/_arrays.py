@@ -92,8 +92,11 @@ def _blas():
 
 
 @contextmanager
-def few_threads(n_numbers):
-    """Run small work on one thread of torch and BLAS; put the numbers back after."""
+def few_threads(n_numbers, *, limit=1):
+    """Run small work on one thread of torch and BLAS; put the numbers back after.
+
+    With another `limit`, torch gets so many, and BLAS one.
+    """
     if n_numbers > _SMALL_WORK or _guard.is_inside:
         yield
         return
@@ -103,7 +106,7 @@ def few_threads(n_numbers):
             _Guard.blas_limit = _blas().limit(limits=1, user_api="blas")
         _Guard.n_inside += 1
     _guard.is_inside = True
-    torch.set_num_threads(1)
+    torch.set_num_threads(limit)
     try:
         yield
     finally:

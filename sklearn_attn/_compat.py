@@ -92,6 +92,11 @@ except ImportError:
         return called
 
 
+def check_parameters(estimator):
+    """Check the parameters of an estimator, as `fit_context` does before a fit."""
+    estimator._validate_params()
+
+
 try:  # scikit-learn >= 1.9
     from sklearn.utils._array_api import check_same_namespace
 except ImportError:

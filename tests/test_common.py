@@ -36,6 +36,7 @@ from sklearn_attn.dynamics import (
     ManifoldNeuralODERegressor,
 )
 from sklearn_attn.federated import FedMSAClassifier, FedMSARegressor
+from sklearn_attn.in_context import InContextClassifier, InContextRegressor
 from sklearn_attn.multitask import MultipathMTL, MultipathMTLClassifier
 from sklearn_attn.preprocessing import FeatureTokenizer, PatchTokenizer, WindowTokenizer
 
@@ -99,6 +100,12 @@ VARIANTS = {
         {"client_weight": "uniform", "n_clients": 3, "standardize": True}
     ],
     MultipathMTLClassifier: [{"solver": "als", "layers": ((2, 3),), "alpha_head": 0.1}],
+    InContextClassifier: [{"max_context": 60, "n_estimators": 2}],
+    InContextRegressor: [
+        {"max_context": 60, "n_estimators": 2, "cache": "eager"},
+        {"weights": "icl-linear-noisy", "standardize": False, "noise": 0.5},
+        {"context_strategy": "nearest", "max_context": 30, "cache": "none"},
+    ],
     LinearAttentionClassifier: [{"standardize": "feature"}],
     MeanTokenClassifier: [{"class_weight": "balanced"}],
     SelfAttentionClassifier: [{"standardize": None}],

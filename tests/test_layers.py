@@ -78,12 +78,13 @@ class Module:
 
     @property
     def has_estimator(self):
-        """Whether a class in here derives from scikit-learn's `BaseEstimator`."""
+        """Whether a class in here is a `BaseEstimator`, or a forecaster of series."""
         return any(
             ast.unparse(base).split(".")[-1] == "BaseEstimator"
+            or node.name.endswith("Forecaster")
             for node in ast.walk(self.tree)
             if isinstance(node, ast.ClassDef)
-            for base in node.bases
+            for base in [*node.bases, ast.Name("object")]
         )
 
     @property

@@ -15,6 +15,7 @@ from ._federated import (
     make_longtail_clients,
     make_noisy_clients,
 )
+from ._in_context_tasks import make_in_context_tasks
 from ._long_horizon_rewards import make_digit_rewards, make_long_horizon_rewards
 from ._manifold_flows import (
     make_macrospin,
@@ -38,6 +39,7 @@ __all__ = [
     "make_digit_tasks",
     "make_federated_mdp",
     "make_federated_quadratic",
+    "make_in_context_tasks",
     "make_joint_tokens",
     "make_koopman_lift",
     "make_long_horizon_rewards",

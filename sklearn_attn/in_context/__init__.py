@@ -1,0 +1,58 @@
+"""In-context learning: a pretrained transformer is the learning algorithm."""
+
+from ._comparators import (
+    kalman_predict,
+    log_evidence,
+    minimum_norm,
+    mixture_of_ridges,
+    ridge,
+    weighted_ridge,
+    window_least_squares,
+)
+from ._in_context_classifier import InContextClassifier
+from ._in_context_forecaster import InContextForecaster
+from ._in_context_regressor import InContextRegressor
+from ._pretrain import TaskPool, pretrain_in_context, pretrain_in_context_from
+from ._priors import (
+    LDSPrior,
+    LinearPrior,
+    MixturePrior,
+    MLPPrior,
+    ReLUUnitPrior,
+    SparseLinearPrior,
+    Tasks,
+    WindowPrior,
+)
+from ._risk import RiskCurve, risk_curve, stability_curve
+from ._risk_curve_display import RiskCurveDisplay
+from ._weights import PretrainedICL, load_in_context_weights
+
+__all__ = [
+    "InContextClassifier",
+    "InContextForecaster",
+    "InContextRegressor",
+    "LDSPrior",
+    "LinearPrior",
+    "MLPPrior",
+    "MixturePrior",
+    "PretrainedICL",
+    "ReLUUnitPrior",
+    "RiskCurve",
+    "RiskCurveDisplay",
+    "SparseLinearPrior",
+    "TaskPool",
+    "Tasks",
+    "WindowPrior",
+    "kalman_predict",
+    "load_in_context_weights",
+    "log_evidence",
+    "minimum_norm",
+    "mixture_of_ridges",
+    "pretrain_in_context",
+    "pretrain_in_context_from",
+    "ridge",
+    "risk_curve",
+    "stability_curve",
+    "weighted_ridge",
+    "window_least_squares",
+]

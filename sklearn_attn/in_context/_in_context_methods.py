@@ -1,0 +1,209 @@
+"""What InContextRegressor and InContextClassifier have in common: a table is read."""
+
+import os
+import warnings
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from joblib import effective_n_jobs
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from .._arrays import (
+    few_threads,
+    pack_state,
+    resolve_device,
+    to_numpy,
+    unpack_state,
+)
+from .._compat import (
+    Interval,
+    StrOptions,
+    check_parameters,
+    check_same_namespace,
+)
+from .._validation import number_rules
+from ._context import Context, Member, Units, plan_rows, plan_turns
+from ._weights import BUNDLED, PretrainedICL, load_in_context_weights
+
+DOC_LINK_TEMPLATE = (
+    "https://sklearn-attn.readthedocs.io/en/stable/generated/"
+    "{estimator_module}.{estimator_name}.html"
+)
+# Weights without positions read contexts of any length; it is beyond this that what
+# they gain from more rows is no longer worth the time.
+RECOMMENDED_CONTEXT = 1024
+# Larger transformers compute in single precision even on the CPU.
+MOST_DOUBLE = 5_000_000
+CONSTRAINTS = {
+    "weights": [str, os.PathLike, PretrainedICL],
+    "max_context": [Interval(Integral, 1, None, closed="left"), None],
+    "context_strategy": [StrOptions({"bag", "subsample", "nearest", "error"})],
+    "n_estimators": [Interval(Integral, 1, None, closed="left")],
+    "feature_strategy": [StrOptions({"auto", "pca", "project", "error"})],
+    "standardize": ["boolean"],
+    "noise": [Interval(Real, 0, None, closed="left"), None],
+    "device": [str],
+    "dtype": [StrOptions({"auto", "float32", "float64"})],
+    "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+    "cache": [StrOptions({"lazy", "eager", "none"})],
+    "random_state": ["random_state"],
+    "n_jobs": [
+        Interval(Integral, None, -1, closed="right"),
+        Interval(Integral, 1, None, closed="left"),
+        None,
+    ],
+}
+
+
+def find_weights(weights, *, auto="icl-mixed"):
+    """Return the weights that the parameter means."""
+    if isinstance(weights, str) and weights == "auto":
+        weights = auto
+    if isinstance(weights, PretrainedICL):
+        return weights
+    is_name = isinstance(weights, str) and not (
+        os.sep in weights or weights.endswith(".safetensors")
+    )
+    # names of bundled ones first: no file that lies about may take their place
+    if is_name and (weights in BUNDLED or not os.path.exists(weights)):
+        return load_in_context_weights(weights)
+    return PretrainedICL.load(weights)
+
+
+def resolve_precision(dtype, weights, device):
+    """Return the dtype to compute in; rows are independent in double precision."""
+    if dtype == "auto":
+        is_small = weights.n_parameters < MOST_DOUBLE
+        dtype = "float64" if device.type == "cpu" and is_small else "float32"
+    if dtype == "float64" and device.type == "mps":
+        raise ValueError("device='mps' has no float64; use dtype='float32' or 'auto'.")
+    return getattr(torch, dtype)
+
+
+def check_table(estimator, X, y, **rules):
+    """Validate rows and targets, and return them as NumPy arrays of floats."""
+    X, y, numbers = number_rules(X, y, allow_nan=False)
+    X, y = validate_data(estimator, X, y, reset=True, **(numbers | rules))
+    X = np.asarray(to_numpy(X))
+    return X.astype(np.float64, copy=False), to_numpy(y)
+
+
+def read_table(estimator, X, Y, depth):
+    """Show a table to the weights: the attributes of a fitted estimator.
+
+    X is (n, d) and Y (n, m). Warnings are of the line `depth` frames above.
+    """
+    X, Y = np.array(X), np.array(Y)  # what the caller does to theirs is not ours
+    weights = find_weights(estimator.weights)
+    if weights.form == "series":
+        raise ValueError(f"{weights!r} reads series; weights for tables are needed.")
+    device = resolve_device(estimator.device)
+    dtype = resolve_precision(estimator.dtype, weights, device)
+    rng = check_random_state(estimator.random_state)
+    units = Units.of(X, Y, estimator.standardize)
+    Z = units.features(X)
+    limit = estimator.max_context or weights.max_context or RECOMMENDED_CONTEXT
+    if weights.max_context is not None:
+        limit = min(limit, weights.max_context)
+    _mind_limits(estimator, weights, len(X), limit, Z.shape[1], depth + 1)
+    strategy = estimator.feature_strategy
+    strategy = "pca" if strategy == "auto" else strategy
+    chunks = plan_rows(len(X), limit, estimator.context_strategy, rng)
+    turns = plan_turns(Z, weights.n_features, strategy, estimator.n_estimators, rng)
+    is_near = estimator.context_strategy == "nearest" and len(X) > limit
+    context = Context(
+        weights,
+        X,
+        Y,
+        units,
+        [Member(rows, turn) for turn in turns for rows in chunks],
+        noise=estimator.noise,
+        nearest=limit if is_near else None,
+        keeps=estimator.cache != "none",
+    )
+    if estimator.cache == "eager":
+        with _threads(estimator, context):
+            context.read(device=device, dtype=dtype)
+    return context
+
+
+def _mind_limits(estimator, weights, n, limit, d, depth):
+    """Refuse tables beyond the limits of the weights, or say what is done about it."""
+    if d > weights.n_features:
+        what = f"X has {d} features that vary; {weights!r} takes {weights.n_features}."
+        if estimator.feature_strategy == "error":
+            raise ValueError(
+                f"{what} feature_strategy='pca' or 'project' makes fewer of them."
+            )
+        if estimator.feature_strategy == "auto":
+            warnings.warn(
+                f"{what} They are projected onto their main components; say so by "
+                "feature_strategy='pca', or select features.",
+                UserWarning,
+                stacklevel=depth + 1,
+            )
+    if n > limit and estimator.context_strategy == "error":
+        raise ValueError(
+            f"X has {n} rows; a context takes {limit}. context_strategy='bag' averages "
+            "over several."
+        )
+    if n > limit and estimator.context_strategy == "subsample":
+        warnings.warn(
+            f"Of {n} rows, {limit} are used, as a context takes no more.",
+            UserWarning,
+            stacklevel=depth + 1,
+        )
+
+
+def describe(context, put):
+    """Return the attributes that show what was read."""
+    units = context.units
+    return {
+        "X_context_": put(context.X),
+        "x_mean_": put(units.x_mean),
+        "x_scale_": put(units.x_scale),
+        "weights_": context.weights,
+        "_context": context,
+    }
+
+
+def answers(estimator, X, method):
+    """Return means and deviations (q, m) for the rows of X, and their dtype."""
+    check_is_fitted(estimator)
+    check_parameters(estimator)  # `set_params` may have changed them since
+    check_same_namespace(X, estimator, attribute="X_context_", method=method)
+    X, numbers = number_rules(X, allow_nan=False)
+    X = validate_data(estimator, X, reset=False, **numbers)
+    X = np.asarray(to_numpy(X))
+    out = X.dtype if X.dtype == np.float32 else np.dtype(np.float64)
+    context = estimator._context
+    device = resolve_device(estimator.device, fall_back=True)
+    dtype = resolve_precision(estimator.dtype, context.weights, device)
+    with _threads(estimator, context):
+        found = context.answer(
+            X.astype(np.float64, copy=False),
+            device=device,
+            dtype=dtype,
+            batch_size=estimator.batch_size,
+        )
+    return *found, out
+
+
+def _threads(estimator, context):
+    """Limit the threads of torch to `n_jobs`, or to one where the work is small."""
+    if estimator.n_jobs is not None:
+        return few_threads(0, limit=effective_n_jobs(estimator.n_jobs))
+    return few_threads(len(context.X) * context.weights.config["width"])
+
+
+def getstate(self):
+    """Make the state portable: `_context` leaves modules, keys and values out."""
+    return pack_state(BaseEstimator.__getstate__(self))
+
+
+def setstate(self, state):
+    """Undo `getstate`."""
+    BaseEstimator.__setstate__(self, unpack_state(self, state))
