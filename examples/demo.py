@@ -26,6 +26,7 @@ from demo_jobs import (
     attention_svm,
     bilinear,
     federated,
+    in_context,
     long_horizon,
     manifold_ode,
     multipath,
@@ -34,6 +35,7 @@ from demo_jobs import (
 )
 from demo_jobs.bilinear import converter
 from demo_jobs.federated import rare_digits
+from demo_jobs.in_context import few_patients
 from demo_jobs.long_horizon import late_digits
 from demo_jobs.manifold_ode import macrospin
 from demo_jobs.multipath import permuted_digits
@@ -54,6 +56,7 @@ TASKS = {
     paid_digits: {"n_train": 1200, "n_test": 400, "n_folds": 3},
     permuted_digits: {"n_train": 360, "n_test": 720, "n_folds": 3},
     rare_digits: {"n_train": 200, "n_folds": 1},
+    few_patients: {"n_folds": 3},
 }
 ESTIMATORS = [
     attention_svm,
@@ -64,6 +67,7 @@ ESTIMATORS = [
     shared_representation,
     multipath,
     federated,
+    in_context,
 ]
 
 PROTOCOL = (

@@ -12,6 +12,7 @@ from demo_jobs import (
     attention_svm,
     bilinear,
     federated,
+    in_context,
     long_horizon,
     manifold_ode,
     multipath,
@@ -20,6 +21,7 @@ from demo_jobs import (
 )
 from demo_jobs.bilinear import converter
 from demo_jobs.federated import rare_digits
+from demo_jobs.in_context import few_patients
 from demo_jobs.long_horizon import LaggedRegressor, late_digits
 from demo_jobs.manifold_ode import macrospin
 from demo_jobs.mi_svm import MISVMClassifier
@@ -43,6 +45,7 @@ PICTURES = {
     "contexts.png",
     "pathways.png",
     "rare_digits.png",
+    "few_patients.png",
 }
 ESTIMATORS = [
     attention_svm,
@@ -53,6 +56,7 @@ ESTIMATORS = [
     shared_representation,
     multipath,
     federated,
+    in_context,
 ]
 ALL_TASKS = [
     "digit_bags",
@@ -64,6 +68,7 @@ ALL_TASKS = [
     "paid_digits",
     "permuted_digits",
     "rare_digits",
+    "few_patients",
 ]
 TABLES = {"comparison.csv", "comparison.html"}
 
@@ -81,6 +86,7 @@ def tiny_tasks():
         paid_digits(**sizes),
         permuted_digits(**sizes),
         rare_digits(**sizes),
+        few_patients(**sizes),
     ]
 
 
