@@ -287,7 +287,8 @@ def _ranges(A):
 
 def _standard(A, mean, scale):
     """Return (A - mean) / scale, also where the difference is beyond all numbers."""
-    return 2 * ((0.5 * A - 0.5 * mean) / scale)
+    with np.errstate(over="ignore"):  # infinity is cut to `_FARTHEST`
+        return 2 * ((0.5 * A - 0.5 * mean) / scale)
 
 
 def _mean_and_scale(A):

@@ -411,3 +411,80 @@ def test_it_is_tuned_and_validated_like_any_other():
     assert list(model.feature_names_in_) == list(exercise)
     assert isinstance(body, pd.DataFrame)
     assert model.predict(exercise).shape == body.shape
+
+
+def test_later_changes_of_the_callers_arrays_change_nothing(data):
+    X, y, X_test, _ = data
+    X, y = X.copy(), y.copy()
+    model = InContextRegressor().fit(X, y)
+    expected = clone(model).fit(X, y).predict(X_test)
+    X[:], y[:] = 0, 0
+    np.testing.assert_array_equal(model.predict(X_test), expected)
+
+
+def test_nearest_rows_do_not_depend_on_other_queries_even_in_ties(small):
+    grid = np.array([[i, j] for i in range(6) for j in range(6)], dtype=float)
+    model = InContextRegressor(small, context_strategy="nearest", max_context=5)
+    model.fit(grid, np.arange(36.0) % 7)
+    queries = grid + 0.5
+    whole = model.predict(queries)
+    alone = [model.predict(query[None])[0] for query in queries]
+    np.testing.assert_allclose(whole, alone, rtol=0, atol=1e-10)
+
+
+def test_bundled_names_are_not_taken_over_by_files(data, small, tmp_path, monkeypatch):
+    X, y, _, _ = data
+    monkeypatch.chdir(tmp_path)
+    small.save("icl-mixed")
+    (tmp_path / "icl-linear").mkdir()
+    assert InContextRegressor().fit(X, y).weights_.card["name"] == "icl-mixed"
+    assert InContextRegressor("icl-linear").fit(X, y).weights_.n_features == 10
+    found = InContextRegressor("./icl-mixed", feature_strategy="pca").fit(X, y)
+    assert found.weights_ == small
+
+
+def test_components_without_variance_are_left_out_so_that_order_does_not_matter(small):
+    rng = np.random.default_rng(0)
+    X, y, query = rng.normal(size=(8, 40)), rng.normal(size=8), rng.normal(size=(1, 40))
+    rank_two = rng.normal(size=(30, 2)) @ rng.normal(size=(2, 40))
+    for rows, targets in ((X[:3], y[:3]), (rank_two, rng.normal(size=30))):
+        order = rng.permutation(len(rows))
+        one, two = (
+            InContextRegressor(small, feature_strategy="pca")
+            .fit(rows[index], targets[index])
+            .predict(query)
+            for index in (slice(None), order)
+        )
+        np.testing.assert_allclose(one, two, rtol=0, atol=1e-10)
+
+
+def test_queries_beyond_all_measure_get_finite_answers(data):
+    X, y, _, _ = data
+    model = InContextRegressor().fit(X, y)
+    for dtype in ("float64", "float32"):
+        model.set_params(dtype=dtype)
+        for size in (1e30, 1e200, 1.7e308):
+            assert np.isfinite(model.predict(np.full((1, 4), size))).all()
+    extreme = InContextRegressor().fit(1.7e308 * np.sign(X), y)
+    assert np.isfinite(extreme.predict(X)).all()
+
+
+def test_parameters_set_after_the_fit_are_checked_before_a_prediction(data):
+    X, y, X_test, _ = data
+    model = InContextRegressor().fit(X, y)
+    for wrong in ({"batch_size": -5}, {"dtype": "float16"}, {"n_jobs": 0}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            clone(model).set_params(**wrong).fit(X, y)
+        changed = InContextRegressor().fit(X, y).set_params(**wrong)
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            changed.predict(X_test)
+
+
+def test_many_outputs_are_read_some_at_a_time(data, monkeypatch):
+    X, y, X_test, _ = data
+    Y = np.outer(y, np.arange(1, 8))
+    whole = InContextRegressor().fit(X, Y).predict(X_test)
+    monkeypatch.setattr(context_module, "_CONTEXT_BYTES", 1)
+    model = InContextRegressor().fit(X, Y)
+    np.testing.assert_allclose(model.predict(X_test), whole, rtol=0, atol=1e-10)
+    assert len(model._context._kept) == 7  # each output by itself

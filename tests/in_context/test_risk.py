@@ -196,3 +196,20 @@ def test_bundled_weights_have_no_spike_where_least_squares_has_one():
     prior = LinearPrior(noise=1.0)
     in_context = measure(load_in_context_weights("icl-linear-noisy"), prior, [D])
     assert in_context.risk[0] < 1 < measure(minimum_norm, prior, [D]).risk[0]
+
+
+def test_noise_far_above_the_signal_is_no_trouble():
+    prior = LinearPrior(noise=10.0)
+    curve = measure(zero, prior, lengths=[1], n_features=1, n_tasks=4000)
+    # E (f + noise)^2 / E f^2 with E f^2 = 1 and a relative error of 3 % (w^2 x^2)
+    assert curve.risk[0] == pytest.approx(101, rel=0.15)
+    with pytest.raises(ValueError, match="n_queries must be an integer"):
+        measure(zero, prior, n_queries=0)
+
+
+def test_noise_that_is_not_known_cannot_be_told():
+    rng = np.random.default_rng(0)
+    X, ids = rng.normal(size=(60, D)), np.repeat(np.arange(3), 20)
+    pool = TaskPool(X, X[:, 0], ids)
+    with pytest.raises(ValueError, match="does not know its noise"):
+        measure(zero, pool, lengths=[1], tell_noise=True)

@@ -266,3 +266,36 @@ def test_weights_refuse_tasks_beyond_their_sizes(weights):
         series.predict(X, X[..., 0], X)
     with pytest.raises(ValueError, match="100 steps and 2 outputs"):
         series.predict_next(torch.ones(1, 100, 2))
+
+
+def test_defaults_of_torch_do_not_reach_the_weights(path):
+    expected = PretrainedICL.load(path).module("cpu", torch.float64).state_dict()
+    module._built.cache_clear()
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.bfloat16)
+        with torch.device("meta"):
+            found = PretrainedICL.load(path).module("cpu", torch.float64).state_dict()
+    finally:
+        torch.set_default_dtype(before)
+        module._built.cache_clear()
+    for key, value in expected.items():
+        assert torch.equal(found[key], value)
+
+
+@pytest.mark.parametrize("config", ['{"form": []}', "[" * 2000 + "]" * 2000])
+def test_headers_of_odd_kinds_are_refused(path, config):
+    tamper(path, config=config)
+    with pytest.raises(ValueError, match=r"form must be|cannot be read"):
+        PretrainedICL.load(path)
+
+
+def test_folders_and_cards_that_are_too_long_are_refused(weights, tmp_path):
+    with pytest.raises(ValueError, match="is no file"):
+        PretrainedICL.load(tmp_path)
+    long = PretrainedICL(weights.config, weights._state, {"note": "x" * 600_000})
+    with pytest.raises(ValueError, match="The card has 600"):
+        long.save(tmp_path / "long.safetensors")
+    prior = LinearPrior(weight_cov=np.eye(100))
+    assert "sha256" in repr(prior)
+    assert repr(prior) != repr(LinearPrior(weight_cov=2 * np.eye(100)))
