@@ -154,11 +154,8 @@ class Context:
         config = self.weights.config
         size = 4 if dtype == torch.float32 else 8
         numbers = n * (config["n_heads"] * n + 8 * config["width"])
-        return np.split(asks, range(*self._steps(len(asks), size * numbers)))
-
-    def _steps(self, n_outputs, n_bytes):
-        step = int(max(1, _CONTEXT_BYTES // n_bytes))
-        return step, n_outputs, step
+        step = int(max(1, _CONTEXT_BYTES // (size * numbers)))
+        return np.split(asks, range(step, len(asks), step))
 
     def _ask(self, module, i, member, Z, asks, device, dtype, batch_size):
         """Ask one prompt, in chunks of queries: means and deviations (q, m)."""
