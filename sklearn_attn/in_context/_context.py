@@ -249,7 +249,7 @@ def plan_rows(n_rows, limit, strategy, rng):
     return [np.sort(chunk) for chunk in np.array_split(order, n_chunks)]
 
 
-def plan_turns(Z, limit, strategy, n_estimators, rng):
+def plan_turns(Z, T, limit, strategy, n_estimators, rng):
     """Return matrices (d, d') that turn features for each of `n_estimators` prompts.
 
     The first one leaves features as they are, if there are not too many; the others
@@ -263,6 +263,10 @@ def plan_turns(Z, limit, strategy, n_estimators, rng):
         V = V[s > max(Z.shape) * np.finfo(s.dtype).eps * s[0]][:limit]
         signs = np.sign(V[np.arange(len(V)), np.abs(V).argmax(1)])
         base, width = V.T * signs, len(V)
+    elif d > limit and strategy == "select":
+        told = np.abs(Z.T @ T).max(1)
+        kept = np.sort(np.argsort(-told, kind="stable")[:limit])
+        base, width = np.eye(d)[:, kept], limit
     else:
         base, width = None, d
     turns = []

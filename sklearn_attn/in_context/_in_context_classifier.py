@@ -44,11 +44,12 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):
     n_estimators : int, default=1
         Contexts to average over that differ in the order and the signs of the columns,
         which no prior cares about, but weights do a little.
-    feature_strategy : {"auto", "pca", "project", "error"}, default="auto"
+    feature_strategy : {"auto", "select", "pca", "project", "error"}, default="auto"
         What to do with more features than the weights take.
 
+        - "select": keep those that correlate most with a target.
         - "pca": keep the main components of the context.
-        - "auto": the same, and warn.
+        - "auto": "select" for one target, "pca" for several, and warn.
         - "project": project onto random directions, others for each of `n_estimators`.
         - "error": refuse.
     standardize : bool, default=True
@@ -180,13 +181,15 @@ class InContextClassifier(ClassifierMixin, BaseEstimator):
         Warns
         -----
         UserWarning
-            If features are projected by "auto", or rows left out by "subsample".
+            If features are left out by "auto", or rows by "subsample".
         """
         rows, y = methods.check_table(self, X, y)
         check_classification_targets(y)
         classes, codes = np.unique(y, return_inverse=True)
         targets = np.where(codes[:, None] == np.arange(len(classes)), 1.0, -1.0)
-        context = methods.read_table(self, rows, targets, depth=4)
+        context = methods.read_table(
+            self, rows, targets, depth=4, is_binary=len(classes) == 2
+        )
         put = follow(X)
         attributes = methods.describe(context, put)
         attributes |= {"classes_": put(classes), "y_context_": put(np.array(y))}

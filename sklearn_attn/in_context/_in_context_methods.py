@@ -37,12 +37,14 @@ DOC_LINK_TEMPLATE = (
 RECOMMENDED_CONTEXT = 1024
 # Larger transformers compute in single precision even on the CPU.
 MOST_DOUBLE = 5_000_000
+# What "auto" does with too many features, of several targets and of a single one.
+_AUTO = ("pca", "select")
 CONSTRAINTS = {
     "weights": [str, os.PathLike, PretrainedICL],
     "max_context": [Interval(Integral, 1, None, closed="left"), None],
     "context_strategy": [StrOptions({"bag", "subsample", "nearest", "error"})],
     "n_estimators": [Interval(Integral, 1, None, closed="left")],
-    "feature_strategy": [StrOptions({"auto", "pca", "project", "error"})],
+    "feature_strategy": [StrOptions({"auto", "select", "pca", "project", "error"})],
     "standardize": ["boolean"],
     "noise": [Interval(Real, 0, None, closed="left"), None],
     "device": [str],
@@ -91,10 +93,11 @@ def check_table(estimator, X, y, **rules):
     return X.astype(np.float64, copy=False), to_numpy(y)
 
 
-def read_table(estimator, X, Y, depth):
-    """Show a table to the weights: the attributes of a fitted estimator.
+def read_table(estimator, X, Y, depth, *, is_binary=False):
+    """Show a table, X (n, d) and Y (n, m), to the weights.
 
-    X is (n, d) and Y (n, m). Warnings are of the line `depth` frames above.
+    With `is_binary`, the two columns of Y say the same. Warnings are of the line
+    `depth` frames above.
     """
     X, Y = np.array(X), np.array(Y)  # what the caller does to theirs is not ours
     weights = find_weights(estimator.weights)
@@ -108,11 +111,14 @@ def read_table(estimator, X, Y, depth):
     limit = estimator.max_context or weights.max_context or RECOMMENDED_CONTEXT
     if weights.max_context is not None:
         limit = min(limit, weights.max_context)
-    _mind_limits(estimator, weights, len(X), limit, Z.shape[1], depth + 1)
+    is_single = Y.shape[1] == 1 or is_binary
+    _mind_limits(estimator, weights, len(X), limit, Z.shape[1], is_single, depth + 1)
     strategy = estimator.feature_strategy
-    strategy = "pca" if strategy == "auto" else strategy
+    if strategy == "auto":
+        strategy = _AUTO[is_single]
     chunks = plan_rows(len(X), limit, estimator.context_strategy, rng)
-    turns = plan_turns(Z, weights.n_features, strategy, estimator.n_estimators, rng)
+    T = units.targets(Y)
+    turns = plan_turns(Z, T, weights.n_features, strategy, estimator.n_estimators, rng)
     is_near = estimator.context_strategy == "nearest" and len(X) > limit
     context = Context(
         weights,
@@ -130,18 +136,19 @@ def read_table(estimator, X, Y, depth):
     return context
 
 
-def _mind_limits(estimator, weights, n, limit, d, depth):
+def _mind_limits(estimator, weights, n, limit, d, is_single, depth):
     """Refuse tables beyond the limits of the weights, or say what is done about it."""
     if d > weights.n_features:
         what = f"X has {d} features that vary; {weights!r} takes {weights.n_features}."
         if estimator.feature_strategy == "error":
             raise ValueError(
-                f"{what} feature_strategy='pca' or 'project' makes fewer of them."
+                f"{what} feature_strategy='select', 'pca' or 'project' makes fewer of "
+                "them."
             )
         if estimator.feature_strategy == "auto":
             warnings.warn(
-                f"{what} They are projected onto their main components; say so by "
-                "feature_strategy='pca', or select features.",
+                f"{what} feature_strategy={_AUTO[is_single]!r} makes fewer of them; "
+                "say so to be warned no more, or choose features.",
                 UserWarning,
                 stacklevel=depth + 1,
             )

@@ -41,11 +41,12 @@ class InContextRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
     n_estimators : int, default=1
         Contexts to average over that differ in the order and the signs of the columns,
         which no prior cares about, but weights do a little.
-    feature_strategy : {"auto", "pca", "project", "error"}, default="auto"
+    feature_strategy : {"auto", "select", "pca", "project", "error"}, default="auto"
         What to do with more features than the weights take.
 
+        - "select": keep those that correlate most with a target.
         - "pca": keep the main components of the context.
-        - "auto": the same, and warn.
+        - "auto": "select" for one target, "pca" for several, and warn.
         - "project": project onto random directions, others for each of `n_estimators`.
         - "error": refuse.
     standardize : bool, default=True
@@ -189,7 +190,7 @@ class InContextRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         Warns
         -----
         UserWarning
-            If features are projected by "auto", or rows left out by "subsample".
+            If features are left out by "auto", or rows by "subsample".
         """
         rows, y = methods.check_table(self, X, y, multi_output=True, y_numeric=True)
         y = np.array(y)

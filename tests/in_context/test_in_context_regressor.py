@@ -189,19 +189,27 @@ def test_huge_offsets_and_duplicated_rows_are_no_trouble(data):
     np.testing.assert_allclose(huge.predict(1e200 * X_test) / 1e200, plain, atol=1e-9)
 
 
-def test_more_features_than_the_weights_take_are_projected_with_a_warning(data, small):
+def test_of_too_many_features_those_that_tell_most_are_kept_with_a_warning(data, small):
     X, y, X_test, _ = data
     with pytest.warns(UserWarning, match="4 features that vary.*takes 3") as caught:
         auto = InContextRegressor(small).fit(X, y)
     assert caught[0].filename == __file__
-    pca = InContextRegressor(small, feature_strategy="pca").fit(X, y)
-    np.testing.assert_array_equal(auto.predict(X_test), pca.predict(X_test))
+    select = InContextRegressor(small, feature_strategy="select").fit(X, y)
+    np.testing.assert_array_equal(auto.predict(X_test), select.predict(X_test))
+    # y does not depend on the last feature
+    three = InContextRegressor(small).fit(X[:, :3], y).predict(X_test[:, :3])
+    np.testing.assert_allclose(select.predict(X_test), three, rtol=0, atol=1e-12)
+    Y = np.column_stack([y, -y])
+    with pytest.warns(UserWarning, match="feature_strategy='pca' makes fewer"):
+        several = InContextRegressor(small).fit(X, Y)
+    pca = InContextRegressor(small, feature_strategy="pca").fit(X, Y)
+    np.testing.assert_array_equal(several.predict(X_test), pca.predict(X_test))
     model = InContextRegressor(small, feature_strategy="project", random_state=0)
     one = model.fit(X, y).predict(X_test)
-    assert not np.allclose(one, pca.predict(X_test))
+    assert not np.allclose(one, select.predict(X_test))
     many = clone(model).set_params(n_estimators=3).fit(X, y)
     assert len(many._context.members) == 3
-    with pytest.raises(ValueError, match="feature_strategy='pca' or 'project'"):
+    with pytest.raises(ValueError, match="feature_strategy='select', 'pca' or 'proj"):
         InContextRegressor(small, feature_strategy="error").fit(X, y)
 
 
