@@ -462,7 +462,7 @@ def small_tables():
 def accuracy(options):
     """Compare root mean squared errors over splits, and ranks over tables."""
     warnings.simplefilter("ignore", ConvergenceWarning)
-    models = {"ours": partial(InContextRegressor, feature_strategy="pca")} | RIVALS
+    models = {"ours": partial(InContextRegressor, feature_strategy="select")} | RIVALS
     n_splits = 5 if options.quick else N_SPLITS
     rows, errors = [], {}
     for label, (X, y) in small_tables().items():
