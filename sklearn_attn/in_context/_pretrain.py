@@ -148,9 +148,10 @@ def pretrain_in_context(
 
     Notes
     -----
-    Under ``torchrun``, each process draws tasks of its own, and gradients are averaged
-    over processes. The first one writes checkpoints. Torch's default generator is left
-    as it was.
+    Training needs skorch, which the extra `deep` installs; weights that are there do
+    not. Under ``torchrun``, each process draws tasks of its own, and gradients are
+    averaged over processes. The first one writes checkpoints. Torch's default generator
+    is left as it was.
 
     Examples
     --------
