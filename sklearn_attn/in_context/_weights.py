@@ -10,6 +10,7 @@ import json
 import math
 import os
 import threading
+import warnings
 from importlib.resources import files
 from pathlib import Path
 
@@ -392,8 +393,6 @@ def _bundled_again(name, sha256):
     """Unpickle bundled weights; another version of the package may have others."""
     weights = load_in_context_weights(name)
     if weights.sha256 != sha256:
-        import warnings
-
         warnings.warn(
             f"The weights {name!r} of this version of sklearn-attn are not those that "
             "were pickled; predictions will differ.",
