@@ -6,6 +6,7 @@ from ._bilinear_systems import (
     make_boost_converter,
     make_koopman_lift,
 )
+from ._composed_tasks import make_composed_tasks, make_staged_process
 from ._context_tasks import make_context_tasks, make_digit_tasks
 from ._contextual_tokens import make_contextual_tokens
 from ._digit_needles import make_digit_needles
@@ -31,6 +32,7 @@ __all__ = [
     "make_bilinear_system",
     "make_bloch_spin",
     "make_boost_converter",
+    "make_composed_tasks",
     "make_context_tasks",
     "make_contextual_tokens",
     "make_digit_bags",
@@ -52,5 +54,6 @@ __all__ = [
     "make_rotation_flow",
     "make_sphere_flow",
     "make_spherical_pendulum",
+    "make_staged_process",
     "make_token_selection",
 ]

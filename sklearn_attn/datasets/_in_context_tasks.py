@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from sklearn.utils import check_random_state
 
+from ..in_context._composed_priors import MLPPrior
 from ..in_context._priors import (
     LinearPrior,
     MixturePrior,
-    MLPPrior,
     ReLUUnitPrior,
     SparseLinearPrior,
     draw_tasks,

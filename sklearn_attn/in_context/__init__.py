@@ -9,6 +9,13 @@ from ._comparators import (
     weighted_ridge,
     window_least_squares,
 )
+from ._composed_priors import (
+    ComposedTasks,
+    DeepLinearPrior,
+    MLPPrior,
+    StepPrior,
+)
+from ._filtered import filtered_least_squares
 from ._in_context_classifier import InContextClassifier
 from ._in_context_forecaster import InContextForecaster
 from ._in_context_regressor import InContextRegressor
@@ -17,7 +24,6 @@ from ._priors import (
     LDSPrior,
     LinearPrior,
     MixturePrior,
-    MLPPrior,
     ReLUUnitPrior,
     SparseLinearPrior,
     Tasks,
@@ -28,6 +34,8 @@ from ._risk_curve_display import RiskCurveDisplay
 from ._weights import PretrainedICL, load_in_context_weights
 
 __all__ = [
+    "ComposedTasks",
+    "DeepLinearPrior",
     "InContextClassifier",
     "InContextForecaster",
     "InContextRegressor",
@@ -40,9 +48,11 @@ __all__ = [
     "RiskCurve",
     "RiskCurveDisplay",
     "SparseLinearPrior",
+    "StepPrior",
     "TaskPool",
     "Tasks",
     "WindowPrior",
+    "filtered_least_squares",
     "kalman_predict",
     "load_in_context_weights",
     "log_evidence",

@@ -85,10 +85,10 @@ class LinearPrior:
     """
 
     def __init__(self, noise=0.0, *, weight_cov=None, input_cov=None, inputs="normal"):
-        self.noise = _check_noise(noise)
+        self.noise = check_noise(noise)
         self.weight_cov = _check_covariance(weight_cov, "weight_cov")
         self.input_cov = _check_covariance(input_cov, "input_cov")
-        self.inputs = _check_inputs(inputs)
+        self.inputs = check_inputs(inputs)
 
     def sample(self, n_tasks, n_examples, n_features, *, generator):
         """Draw tasks.
@@ -105,14 +105,14 @@ class LinearPrior:
         Tasks
             The tasks, in torch's default dtype.
         """
-        X = _draw_inputs(self, n_tasks, n_examples, n_features, generator)
+        X = draw_inputs(self, n_tasks, n_examples, n_features, generator)
         X = _color(X, self.input_cov)
-        w = _color(_normal(generator, n_tasks, 1, n_features), self.weight_cov)
+        w = _color(normal(generator, n_tasks, 1, n_features), self.weight_cov)
         y = torch.einsum("bnd,bd->bn", X, w[:, 0])
-        return _add_noise(X, y, self.noise, generator)
+        return add_noise(X, y, self.noise, generator)
 
     def __repr__(self):
-        return _describe(self)
+        return describe(self)
 
 
 class SparseLinearPrior:
@@ -149,8 +149,8 @@ class SparseLinearPrior:
                 f"{sparsity!r}."
             )
         self.sparsity = sparsity
-        self.noise = _check_noise(noise)
-        self.inputs = _check_inputs(inputs)
+        self.noise = check_noise(noise)
+        self.inputs = check_inputs(inputs)
 
     def sample(self, n_tasks, n_examples, n_features, *, generator):
         """Draw tasks.
@@ -170,14 +170,14 @@ class SparseLinearPrior:
         d = n_features
         s = self.sparsity
         s = min(d, s) if isinstance(s, Integral) else max(1, round(s * d))
-        X = _draw_inputs(self, n_tasks, n_examples, d, generator)
-        order = _uniform(generator, n_tasks, d).argsort(1)
-        w = _normal(generator, n_tasks, d) * (order < s) * math.sqrt(d / s)
+        X = draw_inputs(self, n_tasks, n_examples, d, generator)
+        order = uniform(generator, n_tasks, d).argsort(1)
+        w = normal(generator, n_tasks, d) * (order < s) * math.sqrt(d / s)
         y = torch.einsum("bnd,bd->bn", X, w)
-        return _add_noise(X, y, self.noise, generator)
+        return add_noise(X, y, self.noise, generator)
 
     def __repr__(self):
-        return _describe(self)
+        return describe(self)
 
 
 class ReLUUnitPrior:
@@ -207,10 +207,10 @@ class ReLUUnitPrior:
     """
 
     def __init__(self, noise=0.0, *, leak=0.0, bias=0.0, inputs="normal"):
-        self.noise = _check_noise(noise)
-        self.leak = _check_number(leak, "leak")
-        self.bias = _check_number(bias, "bias")
-        self.inputs = _check_inputs(inputs)
+        self.noise = check_noise(noise)
+        self.leak = check_number(leak, "leak")
+        self.bias = check_number(bias, "bias")
+        self.inputs = check_inputs(inputs)
 
     def sample(self, n_tasks, n_examples, n_features, *, generator):
         """Draw tasks.
@@ -227,104 +227,15 @@ class ReLUUnitPrior:
         Tasks
             The tasks, in torch's default dtype.
         """
-        X = _draw_inputs(self, n_tasks, n_examples, n_features, generator)
-        w = _normal(generator, n_tasks, n_features) / math.sqrt(n_features)
-        b = _normal(generator, n_tasks, 1) * self.bias
+        X = draw_inputs(self, n_tasks, n_examples, n_features, generator)
+        w = normal(generator, n_tasks, n_features) / math.sqrt(n_features)
+        b = normal(generator, n_tasks, 1) * self.bias
         z = torch.einsum("bnd,bd->bn", X, w) + b
         y = math.sqrt(2) * torch.where(z > 0, z, self.leak * z)
-        return _add_noise(X, y, self.noise, generator)
+        return add_noise(X, y, self.noise, generator)
 
     def __repr__(self):
-        return _describe(self)
-
-
-class MLPPrior:
-    """Tasks of random networks: y = v' act(W_L ... act(W_1 x)) / norm.
-
-    Weights are normal and scaled for unit variance per layer. Targets have mean square
-    1 over the examples of a task.
-
-    Parameters
-    ----------
-    hidden_layer_sizes : tuple of int, default=(16,)
-        Widths of the hidden layers.
-    activation : {"relu", "tanh", "sin"}, default="relu"
-        What follows each of them.
-    weight_scale : float, default=1.0
-        Factor of the first layer's weights: the larger, the less smooth.
-    bias : float, default=0.5
-        Standard deviation of biases.
-    noise : float or (float, float), default=0.0
-        Standard deviation of the noise, as in :class:`LinearPrior`.
-    inputs : {"normal", "varied"}, default="normal"
-        Kind of inputs, likewise.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from sklearn_attn.in_context import MLPPrior
-    >>> generator = torch.Generator().manual_seed(0)
-    >>> prior = MLPPrior((8, 8), activation="tanh")
-    >>> tasks = prior.sample(8, 20, 5, generator=generator)
-    >>> tuple(tasks.y.shape)
-    (8, 20)
-    """
-
-    def __init__(
-        self,
-        hidden_layer_sizes=(16,),
-        *,
-        activation="relu",
-        weight_scale=1.0,
-        bias=0.5,
-        noise=0.0,
-        inputs="normal",
-    ):
-        sizes = tuple(hidden_layer_sizes)
-        if not sizes or not all(isinstance(k, Integral) and k > 0 for k in sizes):
-            raise ValueError(
-                "hidden_layer_sizes must be positive whole numbers; got "
-                f"{hidden_layer_sizes!r}."
-            )
-        if activation not in _ACTIVATIONS:
-            raise ValueError(
-                f"activation must be one of {list(_ACTIVATIONS)}; got {activation!r}."
-            )
-        self.hidden_layer_sizes = sizes
-        self.activation = activation
-        self.weight_scale = _check_number(weight_scale, "weight_scale")
-        self.bias = _check_number(bias, "bias")
-        self.noise = _check_noise(noise)
-        self.inputs = _check_inputs(inputs)
-
-    def sample(self, n_tasks, n_examples, n_features, *, generator):
-        """Draw tasks.
-
-        Parameters
-        ----------
-        n_tasks, n_examples, n_features : int
-            How many.
-        generator : torch.Generator
-            Draws the numbers, on its device.
-
-        Returns
-        -------
-        Tasks
-            The tasks, in torch's default dtype.
-        """
-        X = _draw_inputs(self, n_tasks, n_examples, n_features, generator)
-        s, width, scale = X, n_features, self.weight_scale
-        for k in self.hidden_layer_sizes:
-            W = _normal(generator, n_tasks, width, k) * (scale / math.sqrt(width))
-            b = _normal(generator, n_tasks, 1, k) * self.bias
-            s, width, scale = _ACTIVATIONS[self.activation](s @ W + b), k, math.sqrt(2)
-        v = _normal(generator, n_tasks, width, 1) / math.sqrt(width)
-        y = (s @ v)[..., 0]
-        y = y / y.square().mean(1, keepdim=True).sqrt().clamp_min(1e-6)
-        return _add_noise(X, y, self.noise, generator)
-
-    def __repr__(self):
-        return _describe(self)
+        return describe(self)
 
 
 class MixturePrior:
@@ -450,7 +361,7 @@ class LDSPrior:
                 f"start must be 'zero', 'stationary' or 'mixed'; got {start!r}."
             )
         self.radius, self.start = radius, start
-        self.noise = _check_number(noise, "noise")
+        self.noise = check_number(noise, "noise")
 
     def sample_systems(self, n_tasks, *, generator):
         """Draw systems.
@@ -470,11 +381,11 @@ class LDSPrior:
             Read-outs.
         """
         n, r = self.n_states, self.n_outputs
-        W = _normal(generator, n_tasks, n, n)
+        W = normal(generator, n_tasks, n, n)
         radius = self.radius if isinstance(self.radius, tuple) else (self.radius,) * 2
-        wanted = radius[0] + (radius[1] - radius[0]) * _uniform(generator, n_tasks)
+        wanted = radius[0] + (radius[1] - radius[0]) * uniform(generator, n_tasks)
         W = W * (wanted / spectral_radius(W))[:, None, None]
-        return W, _normal(generator, n_tasks, r, n) / math.sqrt(r)
+        return W, normal(generator, n_tasks, r, n) / math.sqrt(r)
 
     def sample_series(self, n_tasks, n_steps, *, generator):
         """Draw systems and one series of outputs from each.
@@ -492,7 +403,7 @@ class LDSPrior:
             Outputs; those of x_1 first, if series start at zero.
         """
         W, C = self.sample_systems(n_tasks, generator=generator)
-        coin = self.start == "mixed" and bool(_uniform(generator) < 0.5)
+        coin = self.start == "mixed" and bool(uniform(generator) < 0.5)
         before = _BURN_IN if coin or self.start == "stationary" else 0
         return self.simulate(W, C, before + n_steps, generator=generator)[:, before:]
 
@@ -516,7 +427,7 @@ class LDSPrior:
             Outputs, from x_1 on.
         """
         n_tasks, n, _ = W.shape
-        w = self.noise * _normal(generator, n_steps, n_tasks, n, 1).to(W.dtype)
+        w = self.noise * normal(generator, n_steps, n_tasks, n, 1).to(W.dtype)
         x, states = W.new_zeros(n_tasks, n, 1), []
         for t in range(n_steps):
             x = W @ x + w[t]
@@ -524,7 +435,7 @@ class LDSPrior:
         return torch.stack(states, 1) @ C.mT
 
     def __repr__(self):
-        return _describe(self)
+        return describe(self)
 
 
 class WindowPrior:
@@ -586,7 +497,7 @@ class WindowPrior:
         r = self.prior.n_outputs
         n_series = math.ceil(n_tasks / r)
         series = self.prior.sample_series(n_series, n_examples + 1, generator=generator)
-        seen = min(r, max(1, math.ceil(2 * r * float(_uniform(generator)))))
+        seen = min(r, max(1, math.ceil(2 * r * float(uniform(generator)))))
         series = torch.cat([series[..., :seen], 0 * series[..., seen:]], -1)
         X, Y = window_rows(series, self.window)
         which = torch.arange(r, device=Y.device) % seen
@@ -645,20 +556,17 @@ def draw_tasks(prior, n_tasks, n_examples, n_features, *, generator):
     return tasks
 
 
-def _normal(generator, *shape):
+def normal(generator, *shape):
     return torch.randn(shape, generator=generator, device=generator.device)
 
 
-def _uniform(generator, *shape):
+def uniform(generator, *shape):
     return torch.rand(shape, generator=generator, device=generator.device)
 
 
-_ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh, "sin": torch.sin}
-
-
-def _draw_inputs(prior, n_tasks, n_examples, n_features, generator):
+def draw_inputs(prior, n_tasks, n_examples, n_features, generator):
     if prior.inputs == "normal":
-        return _normal(generator, n_tasks, n_examples, n_features)
+        return normal(generator, n_tasks, n_examples, n_features)
     return _varied_columns(n_tasks, n_examples, n_features, generator)
 
 
@@ -667,10 +575,10 @@ def _varied_columns(B, n, d, generator):
     rank = int(
         torch.randint(1, d + 1, (), generator=generator, device=generator.device)
     )
-    loadings = _normal(generator, B, rank, d) / math.sqrt(rank)
-    common = _uniform(generator, B, 1, 1)
-    z = common.sqrt() * (_normal(generator, B, n, rank) @ loadings)
-    z = z + (1 - common).sqrt() * _normal(generator, B, n, d)
+    loadings = normal(generator, B, rank, d) / math.sqrt(rank)
+    common = uniform(generator, B, 1, 1)
+    z = common.sqrt() * (normal(generator, B, n, rank) @ loadings)
+    z = z + (1 - common).sqrt() * normal(generator, B, n, d)
     scale = (common * loadings.square().sum(1, keepdim=True) + (1 - common)).sqrt()
     z = z / scale
     kinds = torch.multinomial(
@@ -680,14 +588,14 @@ def _varied_columns(B, n, d, generator):
         generator=generator,
     ).reshape(B, 1, d)
     u = 0.5 * (1 + torch.erf(z / math.sqrt(2)))
-    chi2 = _normal(generator, _HEAVY, B, n, 1).square().sum(0) / _HEAVY
+    chi2 = normal(generator, _HEAVY, B, n, 1).square().sum(0) / _HEAVY
     columns = (
         z,
         math.sqrt(12) * (u - 0.5),
         (torch.exp(0.8 * z) - math.exp(0.32))
         / math.exp(0.32)
         / math.sqrt(math.expm1(0.64)),
-        torch.sign(z - _normal(generator, B, 1, d) / 2),
+        torch.sign(z - normal(generator, B, 1, d) / 2),
         z / chi2.clamp_min(0.05).sqrt() / math.sqrt(_HEAVY),
     )
     X = columns[0]
@@ -712,34 +620,34 @@ def _color(z, covariance):
     return z @ (vectors * values.clamp_min(0).sqrt()).mT
 
 
-def _add_noise(X, y, noise, generator):
+def add_noise(X, y, noise, generator):
     if isinstance(noise, tuple):
         low, high = map(math.log, noise)
-        sigma = torch.exp(low + (high - low) * _uniform(generator, len(y)))
+        sigma = torch.exp(low + (high - low) * uniform(generator, len(y)))
     else:
         sigma = torch.full_like(y[:, 0], noise)
     f = y
     if noise != 0:
-        y = y + sigma[:, None] * _normal(generator, *y.shape)
+        y = y + sigma[:, None] * normal(generator, *y.shape)
     return Tasks(X, y, sigma, f)
 
 
-def _check_number(value, name):
+def check_number(value, name):
     if not (isinstance(value, Real) and math.isfinite(value) and value >= 0):
         raise ValueError(f"{name} must be a finite number from 0 on; got {value!r}.")
     return float(value)
 
 
-def _check_noise(noise):
+def check_noise(noise):
     if not isinstance(noise, tuple | list):
-        return _check_number(noise, "noise")
-    low, high = (_check_number(value, "noise") for value in noise)
+        return check_number(noise, "noise")
+    low, high = (check_number(value, "noise") for value in noise)
     if not 0 < low <= high:
         raise ValueError(f"A pair of noises must have 0 < low <= high; got {noise!r}.")
     return low, high
 
 
-def _check_inputs(inputs):
+def check_inputs(inputs):
     if inputs not in ("normal", "varied"):
         raise ValueError(f"inputs must be 'normal' or 'varied'; got {inputs!r}.")
     return inputs
@@ -769,7 +677,7 @@ def _digest(array):
     return f"<array of shape {array.shape}, sha256 {sha256[:16]}>"
 
 
-def _describe(prior):
+def describe(prior):
     settings = {
         name: _digest(value) if isinstance(value, np.ndarray) else value
         for name, value in vars(prior).items()
