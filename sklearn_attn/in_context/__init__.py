@@ -20,6 +20,7 @@ from ._in_context_classifier import InContextClassifier
 from ._in_context_forecaster import InContextForecaster
 from ._in_context_regressor import InContextRegressor
 from ._pretrain import TaskPool, pretrain_in_context, pretrain_in_context_from
+from ._pretrain_steps import pretrain_chain_of_thought
 from ._priors import (
     LDSPrior,
     LinearPrior,
@@ -31,6 +32,8 @@ from ._priors import (
 )
 from ._risk import RiskCurve, risk_curve, stability_curve
 from ._risk_curve_display import RiskCurveDisplay
+from ._rollout import filtered_chain
+from ._step_risk import StepRiskCurve, step_risk_curve
 from ._weights import PretrainedICL, load_in_context_weights
 
 __all__ = [
@@ -49,20 +52,24 @@ __all__ = [
     "RiskCurveDisplay",
     "SparseLinearPrior",
     "StepPrior",
+    "StepRiskCurve",
     "TaskPool",
     "Tasks",
     "WindowPrior",
+    "filtered_chain",
     "filtered_least_squares",
     "kalman_predict",
     "load_in_context_weights",
     "log_evidence",
     "minimum_norm",
     "mixture_of_ridges",
+    "pretrain_chain_of_thought",
     "pretrain_in_context",
     "pretrain_in_context_from",
     "ridge",
     "risk_curve",
     "stability_curve",
+    "step_risk_curve",
     "weighted_ridge",
     "window_least_squares",
 ]

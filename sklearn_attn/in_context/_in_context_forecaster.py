@@ -114,6 +114,11 @@ class InContextForecaster:
             weights take; or if weights or device are not there, or of another kind.
         """
         weights = methods.find_weights(self.weights, auto="icl-lds")
+        if weights.form not in ("series", *methods.TABLES):
+            raise ValueError(
+                f"{weights!r} reads {weights.form}; weights for series, or for tables "
+                "of windows, are needed."
+            )
         _group_of(weights, self.window)
         resolve_device(self.device)
         if self.dtype not in ("auto", "float32", "float64"):

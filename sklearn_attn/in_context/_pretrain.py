@@ -33,9 +33,9 @@ _WARM_UP_SHARE, _WARM_UP_STEPS, _FINAL_RATE = 0.05, 300, 0.01
 _GRADIENT_NORM = 1.0
 # Errors count by s^(2 beta - 2) for a predicted s: 0 is the likelihood, which gives up
 # on hard tasks, and 1 the plain square, which does not care for easy ones (2203.09168).
-_BETA = 0.5
+BETA = 0.5
 # Lengths are n_max u^1.5 for a uniform u: short contexts differ more from each other.
-_LENGTH_POWER = 1.5
+LENGTH_POWER = 1.5
 # Share of the batches with inputs and targets centred and scaled, and of the tasks
 # whose noise is told.
 _STANDARDIZED, _NOISE_TOLD = 0.5, 0.5
@@ -47,9 +47,9 @@ _MOST_OFFSET = 1e3
 _LEAST_SPREAD = 0.05
 # Steps between checkpoints and lines of a log.
 _EPOCH = 500
-_MOST_SEED = 2**31 - 1
+MOST_SEED = 2**31 - 1
 # What objects without a `repr` of their own have in it; not the same tomorrow.
-_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _SIZES = {
     "set": {"width": 64, "n_layers": 6, "n_heads": 2, "mlp_ratio": 1},
     "gpt2": {"width": 64, "n_layers": 3, "n_heads": 2, "mlp_ratio": 4},
@@ -113,8 +113,9 @@ def pretrain_in_context(
         The highest one: 0.003 for "set", 0.0003 for "gpt2" on examples, 0.001 on
         series. It rises at first, and falls as a cosine.
     vary_features : bool, default=True
-        Whether tasks have 1 to `n_features_max` features, or always that many. Series
-        have all outputs in half of the batches, else fewer, and zeros.
+        Whether tasks have 1 to `n_features_max` features, or always that many, as they
+        have if the prior has a number of its own. Series have all outputs in half of
+        the batches, else fewer, and zeros.
     standardize : {"mixed", True, False}, default="mixed"
         Whether features and targets of a context are centred and scaled, as
         :class:`InContextRegressor` does it; in half of the batches if "mixed".
@@ -176,21 +177,16 @@ def pretrain_in_context(
         raise ValueError(
             f"A prior has a method `sample` or `sample_series`; got {prior!r}."
         )
-    n_features_max = _count("n_features_max", n_features_max)
-    batch_size = _count("batch_size", batch_size)
-    n_queries = _count("n_queries", n_queries)
-    if n_steps is not None and time_budget is not None:
-        raise ValueError("Give either n_steps or time_budget.")
-    if time_budget is None:
-        n_steps = 5000 if n_steps is None else _count("n_steps", n_steps)
-    elif not (isinstance(time_budget, Real) and time_budget > 0):
-        raise ValueError(f"time_budget must be above 0 seconds; got {time_budget!r}.")
+    n_features_max = count("n_features_max", n_features_max)
+    batch_size = count("batch_size", batch_size)
+    n_queries = count("n_queries", n_queries)
+    n_steps = check_budget(n_steps, time_budget)
     if standardize not in ("mixed", True, False):
         raise ValueError(f"standardize must be 'mixed' or a bool; got {standardize!r}.")
     standardize = "mixed" if standardize == "mixed" else bool(standardize)
     if n_examples_max is None:
         n_examples_max = 41 if form == "series" else 3 * n_features_max
-    n_examples_max = _count("n_examples_max", n_examples_max)
+    n_examples_max = count("n_examples_max", n_examples_max)
     given = {
         "width": width,
         "n_layers": n_layers,
@@ -198,7 +194,7 @@ def pretrain_in_context(
         "mlp_ratio": mlp_ratio,
     }
     sizes = {
-        key: _count(key, usual if given[key] is None else given[key])
+        key: count(key, usual if given[key] is None else given[key])
         for key, usual in _SIZES[architecture].items()
     }
     config = {"form": form}
@@ -213,32 +209,24 @@ def pretrain_in_context(
         config |= {"n_examples": n_examples_max + 1}
     config |= sizes
     expected_shapes(config)  # complains of sizes that do not go together
-    if start is not None and not isinstance(start, PretrainedICL):
-        raise ValueError(f"start must be a PretrainedICL or None; got {start!r}.")
-    if start is not None and start.config != config:
-        raise ValueError(
-            f"The weights to start from have sizes {start.config}; wanted {config}."
-        )
-    rate = _LEARNING_RATE[form] if learning_rate == "auto" else learning_rate
-    if not (isinstance(rate, Real) and rate > 0):
-        raise ValueError(f"learning_rate must be 'auto' or above 0; got {rate!r}.")
-    if checkpoint is not None and not Path(checkpoint).resolve().parent.is_dir():
-        raise ValueError(f"There is no folder for the checkpoint {checkpoint!r}.")
-    seed = int(check_random_state(random_state).randint(_MOST_SEED))
+    check_start(start, config)
+    rate = check_rate(_LEARNING_RATE[form], learning_rate)
+    seed = int(check_random_state(random_state).randint(MOST_SEED))
     settings = {
-        "prior": _ADDRESS.sub("", repr(prior)),
+        "prior": ADDRESS.sub("", repr(prior)),
         "architecture": architecture,
         "n_features_max": n_features_max,
         "n_examples_max": n_examples_max,
         "batch_size": batch_size,
         "n_queries": n_queries,
-        "learning_rate": float(rate),
+        "learning_rate": rate,
         "standardize": standardize,
         "vary_features": bool(vary_features),
         "start": None if start is None else start.card.get("name", start.sha256),
     }
-    with _processes(device) as (rank, world_size, device):
-        run = _Run(n_steps, time_budget, float(rate), checkpoint, rank, world_size)
+    vary_features = may_vary(prior, vary_features)
+    with processes(device) as (rank, world_size, device):
+        run = Run(n_steps, time_budget, rate, checkpoint, rank, world_size)
         run.settings = settings | {"config": config, "world_size": world_size}
         run.seed = run.same_for_all(seed)
         stream = _Stream(
@@ -473,10 +461,7 @@ class _Stream(torch.utils.data.IterableDataset):
                 raise ValueError(f"{prior!r} draws nothing but zeros.")
 
     def __iter__(self):
-        for _ in range(_EPOCH):
-            if self.is_over():
-                return
-            yield self.draw()
+        return endless(self)
 
     def draw(self):
         """Return a batch (prompt, targets)."""
@@ -499,7 +484,7 @@ class _Stream(torch.utils.data.IterableDataset):
         if self.form == "examples":
             X, y, _ = self._draw(self.n_max + 1, max(1, d))
             return {"X": X, "y": y}, y
-        n = 1 + int(self.n_max * self._uniform() ** _LENGTH_POWER * (1 - 1e-9))
+        n = 1 + int(self.n_max * self._uniform() ** LENGTH_POWER * (1 - 1e-9))
         X, y, noise = self._draw(n + self.q, max(1, d))
         known = torch.rand(self.B, generator=self.generator, device=self.device)
         noise = torch.where(known < _NOISE_TOLD, noise, math.nan)
@@ -560,17 +545,20 @@ class _Loss(nn.Module):
     def forward(self, answer, y):
         mean, s = answer
         loss = 0.5 * ((y - mean) / s).square() + s.log()
-        return (loss * s.detach() ** (2 * _BETA)).mean()
+        return (loss * s.detach() ** (2 * BETA)).mean()
 
 
-class _Run:
+class Run:
     """One training: how far it is, and what skorch calls between steps."""
 
     def __init__(self, n_steps, time_budget, rate, checkpoint, rank, world_size):
         self.n_steps, self.time_budget, self.rate = n_steps, time_budget, rate
         self.path = None if checkpoint is None else Path(checkpoint)
+        if self.path is not None and not self.path.resolve().parent.is_dir():
+            raise ValueError(f"There is no folder for the checkpoint {checkpoint!r}.")
         self.rank, self.world_size = rank, world_size
         self.settings, self.seed, self.loss = {}, None, None
+        self.of_steps = []  # the errors of each step of a chain, by epochs
         self.step, self.before, self.start = 0, 0.0, time.monotonic()
 
     def same_for_all(self, value):
@@ -600,7 +588,18 @@ class _Run:
         fall = _FINAL_RATE + (1 - _FINAL_RATE) * cosine
         return self.rate * min(1.0, (self.step + 1) / rise) * fall
 
-    def train(self, config, stream, start, device, callbacks, verbose, seed_matters):
+    def train(
+        self,
+        config,
+        stream,
+        start,
+        device,
+        callbacks,
+        verbose,
+        seed_matters,
+        learner=None,
+        loss=None,
+    ):
         """Train, and return the weights."""
         from skorch import NeuralNet
         from skorch.callbacks import Callback, ProgressBar
@@ -634,6 +633,8 @@ class _Run:
             def on_epoch_end(self, net, **kwargs):
                 losses = net.history[-1, "batches", :, "train_loss"]
                 run.loss = float(np.median(losses))
+                if hasattr(net.criterion_, "of_steps"):
+                    run.of_steps.append(net.criterion_.of_steps())
                 run.write(net, stream.generator)
 
         def is_over():
@@ -643,10 +644,10 @@ class _Run:
         stream.is_over = is_over
         bar = [("bar", ProgressBar(batches_per_epoch=_EPOCH))] if verbose else []
         net = NeuralNet(
-            _Learner,
+            learner or _Learner,
             module__config=config,
             module__seed=self.seed,
-            criterion=_Loss,
+            criterion=loss or _Loss,
             optimizer=torch.optim.AdamW,
             optimizer__weight_decay=0.0,
             lr=self.rate,
@@ -700,6 +701,7 @@ class _Run:
                 "seed": self.seed,
                 "step": self.step,
                 "loss": self.loss,
+                "of_steps": self.of_steps,
                 "seconds": self.elapsed(),
             },
             part,
@@ -738,6 +740,7 @@ class _Run:
         net.module_.load_state_dict(found["module"])
         net.optimizer_.load_state_dict(found["optimizer"])
         self.seed, self.loss = seed, found["loss"]
+        self.of_steps = found.get("of_steps", [])
         if self.rank == 0:
             generator.set_state(found["generator"].cpu())
         else:  # tasks of its own, and not those from the start
@@ -745,20 +748,62 @@ class _Run:
         self.step, self.before = found["step"], found["seconds"]
 
 
+def endless(stream):
+    """Give the batches of an epoch, until training is over."""
+    for _ in range(_EPOCH):
+        if stream.is_over():
+            return
+        yield stream.draw()
+
+
 def _as_it_comes(dataset, **kwargs):
     """Stand in for a DataLoader: batches are made already, and need no copies."""
     return dataset
 
 
-def _count(name, count):
+def count(name, number):
     """Return a whole number from 1 on."""
-    if not (isinstance(count, Integral) and count >= 1):
-        raise ValueError(f"{name} must be a whole number from 1 on; got {count!r}.")
-    return int(count)
+    if not (isinstance(number, Integral) and number >= 1):
+        raise ValueError(f"{name} must be a whole number from 1 on; got {number!r}.")
+    return int(number)
+
+
+def check_budget(n_steps, time_budget):
+    """Return the number of steps; None if there is a time instead."""
+    if n_steps is not None and time_budget is not None:
+        raise ValueError("Give either n_steps or time_budget.")
+    if time_budget is None:
+        return 5000 if n_steps is None else count("n_steps", n_steps)
+    if not (isinstance(time_budget, Real) and time_budget > 0):
+        raise ValueError(f"time_budget must be above 0 seconds; got {time_budget!r}.")
+    return None
+
+
+def check_rate(usual, learning_rate):
+    """Return the learning rate."""
+    rate = usual if learning_rate == "auto" else learning_rate
+    if not (isinstance(rate, Real) and rate > 0):
+        raise ValueError(f"learning_rate must be 'auto' or above 0; got {rate!r}.")
+    return float(rate)
+
+
+def may_vary(prior, vary_features):
+    """Return whether numbers of features are drawn: not if the prior has one."""
+    return bool(vary_features) and getattr(prior, "n_features", None) is None
+
+
+def check_start(start, config):
+    """Refuse weights to start from that are of other sizes."""
+    if start is not None and not isinstance(start, PretrainedICL):
+        raise ValueError(f"start must be a PretrainedICL or None; got {start!r}.")
+    if start is not None and start.config != config:
+        raise ValueError(
+            f"The weights to start from have sizes {start.config}; wanted {config}."
+        )
 
 
 @contextmanager
-def _processes(device):
+def processes(device):
     """Join the other processes of `torchrun`, if any: (rank, world size, device)."""
     distributed = torch.distributed
     if not distributed.is_available():

@@ -142,7 +142,7 @@ def risk_curve(
     [True, False]
     [False, False]
     """
-    lengths = _lengths(n_examples)
+    lengths = check_lengths(n_examples)
     rng = check_random_state(random_state)
     tasks = _draw(prior, n_tasks, lengths.max(), n_queries, n_features, rng)
     X_query, y_query = tasks.X[:, -n_queries:], tasks.y[:, -n_queries:]
@@ -230,7 +230,7 @@ def stability_curve(
     >>> bool(3 < change[0] / change[1] < 5)
     True
     """
-    lengths = _lengths(n_examples, least=1)
+    lengths = check_lengths(n_examples, least=1)
     if n_tasks < 2:
         raise ValueError(f"A wrong example comes of another task; n_tasks={n_tasks}.")
     rng = check_random_state(random_state)
@@ -250,7 +250,7 @@ def stability_curve(
     return prediction_change, loss_change
 
 
-def _lengths(n_examples, least=0):
+def check_lengths(n_examples, least=0):
     lengths = np.asarray(n_examples)
     if lengths.ndim != 1 or lengths.dtype.kind not in "iu" or not len(lengths):
         raise ValueError(f"n_examples must be a list of integers; got {n_examples!r}.")
@@ -263,12 +263,17 @@ def _draw(prior, n_tasks, longest, n_queries, n_features, rng):
     """Return tasks, drawn on the CPU, in double precision; unknown noise is none."""
     counts = {"n_tasks": n_tasks, "n_features": n_features, "n_queries": n_queries}
     for name, count in counts.items():
-        if not (isinstance(count, Integral) and count >= 1):
-            raise ValueError(f"{name} must be an integer of 1 or more; got {count!r}.")
+        check_count(count, name)
     generator = torch.Generator().manual_seed(int(rng.randint(MOST_SEED)))
     n_rows = int(longest) + n_queries
     drawn = draw_tasks(prior, n_tasks, n_rows, n_features, generator=generator)
     return Tasks(*(None if part is None else part.double() for part in drawn))
+
+
+def check_count(count, name):
+    """Refuse what is no whole number from 1 on."""
+    if not (isinstance(count, Integral) and count >= 1):
+        raise ValueError(f"{name} must be an integer of 1 or more; got {count!r}.")
 
 
 def _power(tasks):

@@ -379,6 +379,11 @@ def draw_weights(module, generator):
                 part.positions.normal_(0, _INIT_STD, generator=generator)
 
 
+def draw_linear(n_inputs, n_outputs):
+    """Return a linear layer whose weights are still to be drawn or loaded."""
+    return _Linear(n_inputs, n_outputs)
+
+
 def interleave(X, y):
     """Return the papers' prompt x_1, y_1, x_2, ..., each with a mark of what it is.
 

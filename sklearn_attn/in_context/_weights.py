@@ -12,11 +12,14 @@ import os
 import threading
 import warnings
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from ._chain_transformer import CausalChain, ChainTransformer, state_widths
+from ._filtered import check_shapes
 from ._priors import window_rows
 from ._transformer import (
     CausalLearner,
@@ -35,13 +38,23 @@ BUNDLED = (
     "icl-lds",
     "icl-two-families",
     "icl-decaying",
+    "icl-two-layer",
+    "cot-relu",
+    "cot-mixed",
+    "cot-two-layer",
+    "cot-one-shot",
 )
 FORMAT = "sklearn_attn.in_context.1"
 FORMS = {
     "set": SetTransformer,
     "examples": CausalLearner,
     "series": CausalTransformer,
+    "chain": ChainTransformer,
+    "causal-chain": CausalChain,
 }
+CHAINS = ("chain", "causal-chain")
+MODES = ("cot-io", "cot-i", "icl")
+_WIDTHS = ("n_features", "step_width", "depth")
 # What a file may ask for at most: far beyond what this package trains.
 _MOST_PARAMETERS = 200_000_000
 _MOST_HEADER = 1_000_000
@@ -50,6 +63,8 @@ _LIMITS = {
     "n_inputs": 10_000,
     "n_outputs": 10_000,
     "n_examples": 100_000,
+    "step_width": 10_000,
+    "depth": 100,
     "n_positions": 200_000,
     "width": 4096,
     "n_layers": 96,
@@ -142,7 +157,7 @@ class PretrainedICL:
 
     @property
     def form(self):
-        """What is read: "set" or "examples" of tasks, or "series"."""
+        """What is read: "set" or "examples", "series", "chain" or "causal-chain"."""
         return self._config["form"]
 
     @property
@@ -153,7 +168,7 @@ class PretrainedICL:
     @property
     def max_context(self):
         """The most examples of a context, or steps of a series; None is no limit."""
-        if self.form == "examples":
+        if self.form in ("examples", "causal-chain"):
             return self._config["n_examples"] - 1
         return self._config.get("n_positions")
 
@@ -202,6 +217,8 @@ class PretrainedICL:
         """
         if self.form == "series":
             raise ValueError("These weights read series; use InContextForecaster.")
+        if self.form in CHAINS:
+            raise ValueError("These weights read steps; use predict_steps.")
         if X.ndim != 3 or X_query.ndim != 3 or not X.is_floating_point():
             raise ValueError("X and X_query must be 3-D tensors of floats.")
         n, d = X.shape[1:]
@@ -224,6 +241,103 @@ class PretrainedICL:
             )
         with torch.inference_mode():
             return module(X_query, module.context(X, y, noise))
+
+    def predict_steps(self, X, steps, y, X_query, *, given=None, mode="cot-io"):
+        """Go through the steps of many tasks at once, without gradients.
+
+        Parameters
+        ----------
+        X : torch.Tensor of shape (n_tasks, n, n_features)
+            Inputs of the examples. The dtype and the device are those to compute with.
+        steps : sequence of torch.Tensor of shape (n_tasks, n, width)
+            Their steps; not read if mode="icl".
+        y : torch.Tensor of shape (n_tasks, n) or (n_tasks, n, n_outputs)
+            Their targets.
+        X_query : torch.Tensor of shape (n_tasks, q, n_features)
+            Rows to predict for.
+        given : dict of int to torch.Tensor, default=None
+            True steps of the queries, by their place in `steps`, that the next step
+            goes on from.
+        mode : {"cot-io", "cot-i", "icl"}, default="cot-io"
+            Whether to answer all steps one after the other, or y at once, with steps in
+            the examples or without.
+
+        Returns
+        -------
+        means, stds : list of torch.Tensor
+            Answers for all steps, of shape (n_tasks, q, width), and for y, or for y
+            only, of the shape that y has; and their deviations.
+
+        Raises
+        ------
+        ValueError
+            If the weights are not of chains, or shapes are not what they take.
+        """
+        if self.form not in CHAINS:
+            raise ValueError(f"{self!r} reads no steps; weights of a chain do.")
+        if mode not in MODES:
+            raise ValueError(f"mode must be one of {list(MODES)}; got {mode!r}.")
+        steps, given = ([] if mode == "icl" else steps), given or {}
+        check_shapes(X, steps, y, X_query, given if mode == "cot-io" else {})
+        if not (X.is_floating_point() and X.shape[1]):
+            raise ValueError(
+                "X must have floats, and at least one example; got "
+                f"{tuple(X.shape)} of {X.dtype}."
+            )
+        states = [X, *steps, y if y.ndim == 3 else y[..., None]]
+        self.check_chain([state.shape[2] for state in states], X.shape[1], mode)
+        module = self.module(X.device, X.dtype)
+        given = {place + 1: state for place, state in given.items()}
+        with torch.inference_mode():
+            cache = module.context(states, with_steps=mode != "icl")
+            if mode == "cot-io":
+                found = module.rollout(X_query, cache, given)
+            else:
+                found = [[part] for part in module.direct(X_query, cache)]
+        if y.ndim == 2:
+            found = [[*answers[:-1], answers[-1][..., 0]] for answers in found]
+        return tuple(found)
+
+    def check_chain(self, widths, n_examples, mode="cot-io"):
+        """Refuse widths of s^0, ..., s^L that a chain of these weights does not take.
+
+        Parameters
+        ----------
+        widths : list of int
+            Widths of all states that are read.
+        n_examples : int
+            Length of the context.
+        mode : {"cot-io", "cot-i", "icl"}, default="cot-io"
+            As in :meth:`predict_steps`.
+
+        Raises
+        ------
+        ValueError
+            If there are more steps, or any is wider, or there are more examples.
+        """
+        config = self._config
+        if mode == "icl" and self.form == "causal-chain":
+            raise ValueError(
+                f"{self!r} reads examples with steps only; not mode='icl'."
+            )
+        most = state_widths(*(config[key] for key in _WIDTHS), config["n_outputs"])
+        if mode == "icl":
+            most = [most[0], most[-1]]
+        if len(widths) != len(most):
+            raise ValueError(
+                f"{len(widths) - 2} steps between X and y; {self!r} takes "
+                f"{len(most) - 2}."
+            )
+        names = ["X", *[f"step {i}" for i in range(len(most) - 2)], "y"]
+        for name, width, limit in zip(names, widths, most):
+            if width > limit:
+                raise ValueError(
+                    f"{name} has {width} columns; {self!r} takes {limit} at most."
+                )
+        if self.max_context is not None and n_examples > self.max_context:
+            raise ValueError(
+                f"{n_examples} examples; {self!r} takes {self.max_context}."
+            )
 
     def predict_next(self, series, *, window=3):
         """Predict each step of many series from those before it, without gradients.
@@ -364,8 +478,10 @@ def load_in_context_weights(name):
     Parameters
     ----------
     name : {"icl-mixed", "icl-linear", "icl-linear-noisy", "icl-linear-unit-noise", \
-            "icl-relu", "icl-lds", "icl-two-families", "icl-decaying"}
-        Which ones. "auto" is "icl-mixed" for tables, and "icl-lds" for series.
+            "icl-relu", "icl-lds", "icl-two-families", "icl-decaying", \
+            "icl-two-layer", "cot-mixed", "cot-relu", "cot-two-layer", "cot-one-shot"}
+        Which ones. "auto" is "icl-mixed" for tables, "icl-lds" for series, "cot-mixed"
+        for single steps of a chain, and "cot-two-layer" for whole chains.
 
     Returns
     -------
@@ -484,7 +600,7 @@ def expected_shapes(config, n_bytes=None):
         if most is None or type(value) is not int or not 1 <= value <= most:
             raise ValueError(f"The size {key}={value!r} of a transformer is not valid.")
     heads, width = sizes.get("n_heads", 2), sizes.get("width", 64)
-    if width % heads or (form == "set" and heads % 2):
+    if width % heads or (form in ("set", "chain") and heads % 2):
         raise ValueError(
             f"n_heads={heads} must divide width={width}, and be even in the set form."
         )
@@ -493,6 +609,15 @@ def expected_shapes(config, n_bytes=None):
     of_layer = (4 + 2 * sizes.get("mlp_ratio", 1)) * width**2
     in_layers = of_layer * sizes.get("n_layers", 3)
     outside = width * sum(sizes.get(key, 0) for key in _READ_BY_WIDTH)
+    if form in CHAINS:
+        keys = ("n_features", "step_width", "depth", "n_outputs")
+        widths = state_widths(*(sizes.get(key, 1) for key in keys))
+        if form == "chain":  # read in with what is before, and read out twice
+            pairs = [(widths[0], widths[-1]), *pairwise(widths)]
+            outside = width * sum(a + 3 * b for a, b in pairs)
+        else:
+            positions = sizes.get("n_examples", 1) * len(widths)
+            outside = width * (3 * sum(widths) + positions)
     n_numbers = in_layers + outside
     if n_numbers > _MOST_PARAMETERS:
         raise ValueError(f"A transformer of {n_numbers} weights is beyond the limit.")

@@ -199,5 +199,7 @@ def test_settings_are_checked(small, wave):
         InContextForecaster("icl-linear", window=11).fit(wave)
     with pytest.raises(ValueError, match="not available"):
         InContextForecaster(small, device="cuda:99").fit(wave)
+    with pytest.raises(ValueError, match="reads chain; weights for series"):
+        InContextForecaster("cot-one-shot").fit(wave)
     with pytest.raises(ValueError, match="dtype must be"):
         InContextForecaster(small, dtype="float16").fit(wave)

@@ -23,6 +23,8 @@ from sklearn_attn.in_context import (
 from sklearn_attn.in_context import _weights as module
 from sklearn_attn.in_context._weights import BUNDLED, FORMAT
 
+CHAIN = {"n_features": 7, "step_width": 30, "depth": 9, "n_outputs": 2, "mlp_ratio": 1}
+
 
 @pytest.fixture(scope="module")
 def weights():
@@ -175,6 +177,13 @@ def test_foreign_safetensors_are_refused(tmp_path):
             {"config": '{"form":"set","n_features":3,"width":4096,"n_layers":96}'},
             "beyond the limit",
         ),
+        (
+            {
+                "config": '{"form":"chain","n_features":9,"step_width":9000,'
+                '"depth":90,"n_outputs":1,"width":512}'
+            },
+            "beyond the limit",
+        ),
         ({"config": '{"form": "set", "n_features": 3}'}, "do not fit"),
         ({"config": '{"form": "set", "n_features": 9000}'}, "file of"),
         ({"sha256": "0"}, "checksum"),
@@ -231,6 +240,8 @@ def test_the_least_count_of_weights_is_no_more_than_there_are():
                 "mlp_ratio": 1,
             },
         ),
+        ("chain", CHAIN | {"n_heads": 2}),
+        ("causal-chain", CHAIN | {"n_heads": 1, "n_examples": 9}),
     ):
         config = {"form": form, "width": 8, "n_layers": 3} | sizes
         count = sum(p.numel() for p in module.build(config).state_dict().values())
