@@ -12,7 +12,7 @@ import platform
 import re
 import time
 import warnings
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -183,13 +183,20 @@ def run(tables, description):
     _describe_machine(options)
 
 
+def _version(name):
+    try:
+        return f"{name} {version(name)}"
+    except PackageNotFoundError:  # no table here needs it
+        return ""
+
+
 def _describe_machine(options):
     cpuinfo = Path("/proc/cpuinfo")
     found = cpuinfo.exists() and re.search(r"model name\s*: (.*)", cpuinfo.read_text())
     print(
         f"{found[1] if found else platform.machine()}, {os.cpu_count()} cores, "
         f"{platform.system()}, Python {platform.python_version()}, "
-        f"{', '.join(f'{name} {version(name)}' for name in PACKAGES)}; device "
+        f"{', '.join(filter(None, map(_version, PACKAGES)))}; device "
         f"{options.device}; {options.repeats} turns; load {os.getloadavg()[0]:.1f}",
         flush=True,
     )

@@ -25,6 +25,7 @@ from demo_jobs import (
     N_SETTINGS,
     attention_svm,
     bilinear,
+    chain_of_thought,
     federated,
     in_context,
     long_horizon,
@@ -34,6 +35,7 @@ from demo_jobs import (
     shared_representation,
 )
 from demo_jobs.bilinear import converter
+from demo_jobs.chain_of_thought import staged_plant
 from demo_jobs.federated import rare_digits
 from demo_jobs.in_context import few_patients
 from demo_jobs.long_horizon import late_digits
@@ -57,6 +59,7 @@ TASKS = {
     permuted_digits: {"n_train": 360, "n_test": 720, "n_folds": 3},
     rare_digits: {"n_train": 200, "n_folds": 1},
     few_patients: {"n_folds": 3},
+    staged_plant: {"n_folds": 3},
 }
 ESTIMATORS = [
     attention_svm,
@@ -68,6 +71,7 @@ ESTIMATORS = [
     multipath,
     federated,
     in_context,
+    chain_of_thought,
 ]
 
 PROTOCOL = (

@@ -18,6 +18,7 @@ from sklearn.utils._param_validation import (
     validate_params,
 )
 from sklearn.utils.validation import _check_sample_weight as check_sample_weight
+from sklearn.utils.validation import _num_samples as count_samples
 
 __all__ = [
     "CALLBACK_BOOKKEEPING",
@@ -30,6 +31,7 @@ __all__ = [
     "check_sample_weight",
     "close_listener",
     "convert_to_numpy",
+    "count_samples",
     "fit_context",
     "get_context_path",
     "get_namespace_and_device",

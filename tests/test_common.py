@@ -36,7 +36,11 @@ from sklearn_attn.dynamics import (
     ManifoldNeuralODERegressor,
 )
 from sklearn_attn.federated import FedMSAClassifier, FedMSARegressor
-from sklearn_attn.in_context import InContextClassifier, InContextRegressor
+from sklearn_attn.in_context import (
+    ChainOfThoughtRegressor,
+    InContextClassifier,
+    InContextRegressor,
+)
 from sklearn_attn.multitask import MultipathMTL, MultipathMTLClassifier
 from sklearn_attn.preprocessing import FeatureTokenizer, PatchTokenizer, WindowTokenizer
 
@@ -100,6 +104,10 @@ VARIANTS = {
         {"client_weight": "uniform", "n_clients": 3, "standardize": True}
     ],
     MultipathMTLClassifier: [{"solver": "als", "layers": ((2, 3),), "alpha_head": 0.1}],
+    ChainOfThoughtRegressor: [
+        {"solver": "filtered"},
+        {"max_context": 60, "cache": "eager", "random_state": 0},
+    ],
     InContextClassifier: [{"max_context": 60, "n_estimators": 2}],
     InContextRegressor: [
         {"max_context": 60, "n_estimators": 2, "cache": "eager"},
@@ -137,6 +145,12 @@ ON_FEATURE_TOKENS = {
 # Rounding differs between devices, and grows with each step of a descent that is not
 # convex: equal to begin with is all that can be asked for.
 SHORT_DESCENTS = {ManifoldNeuralODERegressor: {"max_iter": 5}}
+# Estimators that compute in single precision on a GPU unless told otherwise.
+SINGLE_ON_GPUS = (
+    ChainOfThoughtRegressor,
+    InContextClassifier,
+    InContextRegressor,
+)
 # Checks that `check_estimator` leaves out.
 FURTHER_CHECKS = [
     "check_param_validation",
@@ -307,7 +321,9 @@ def test_a_fit_on_the_gpu_equals_one_on_the_cpu(cls):
     X, y = make_classification(60, n_features=6, random_state=0)
     methods = ("decision_function", "transform", "predict")
     methods = [method for method in methods if hasattr(cls, method)]
-    settings = SHORT_DESCENTS.get(cls, {})
+    settings = dict(SHORT_DESCENTS.get(cls, {}))
+    if cls in SINGLE_ON_GPUS:
+        settings["dtype"] = "float64"
     on_cpu, on_gpu = cls(**settings), cls(device="cuda", **settings)
     for estimator in (on_cpu, on_gpu):
         checks.set_random_state(estimator)

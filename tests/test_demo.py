@@ -11,6 +11,7 @@ from demo_jobs import (
     N_SETTINGS,
     attention_svm,
     bilinear,
+    chain_of_thought,
     federated,
     in_context,
     long_horizon,
@@ -20,6 +21,7 @@ from demo_jobs import (
     shared_representation,
 )
 from demo_jobs.bilinear import converter
+from demo_jobs.chain_of_thought import staged_plant
 from demo_jobs.federated import rare_digits
 from demo_jobs.in_context import few_patients
 from demo_jobs.long_horizon import LaggedRegressor, late_digits
@@ -46,6 +48,7 @@ PICTURES = {
     "pathways.png",
     "rare_digits.png",
     "few_patients.png",
+    "staged_plant.png",
 }
 ESTIMATORS = [
     attention_svm,
@@ -57,6 +60,7 @@ ESTIMATORS = [
     multipath,
     federated,
     in_context,
+    chain_of_thought,
 ]
 ALL_TASKS = [
     "digit_bags",
@@ -69,6 +73,7 @@ ALL_TASKS = [
     "permuted_digits",
     "rare_digits",
     "few_patients",
+    "staged_plant",
 ]
 TABLES = {"comparison.csv", "comparison.html"}
 
@@ -87,6 +92,7 @@ def tiny_tasks():
         permuted_digits(**sizes),
         rare_digits(**sizes),
         few_patients(**sizes),
+        staged_plant(**sizes),
     ]
 
 

@@ -31,14 +31,15 @@ class Task:
     cv: object
     baselines: dict
     n_tokens: int = 1  # in a row of X
-    scoring: str = "accuracy"
+    scoring: object = "accuracy"
 
 
-def tuned(estimator, *, in_time=False, **grid):
+def tuned(estimator, *, in_time=False, scoring=None, **grid):
     """Search a grid by cross-validation on the training samples of a fold.
 
-    With `in_time`, samples are validated after those that they are trained on.
+    With `in_time`, samples are validated after those that they are trained on. Without
+    `scoring`, the score is the estimator's own.
     """
     assert len(ParameterGrid(grid)) == N_SETTINGS
     cv = TimeSeriesSplit(N_TUNING_FOLDS) if in_time else N_TUNING_FOLDS
-    return GridSearchCV(estimator, grid, cv=cv)
+    return GridSearchCV(estimator, grid, scoring=scoring, cv=cv)

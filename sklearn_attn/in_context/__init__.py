@@ -1,5 +1,6 @@
 """In-context learning: a pretrained transformer is the learning algorithm."""
 
+from ._chain_of_thought_regressor import ChainOfThoughtRegressor, StepRisk
 from ._comparators import (
     kalman_predict,
     log_evidence,
@@ -34,9 +35,11 @@ from ._risk import RiskCurve, risk_curve, stability_curve
 from ._risk_curve_display import RiskCurveDisplay
 from ._rollout import filtered_chain
 from ._step_risk import StepRiskCurve, step_risk_curve
+from ._step_risk_display import StepRiskDisplay
 from ._weights import PretrainedICL, load_in_context_weights
 
 __all__ = [
+    "ChainOfThoughtRegressor",
     "ComposedTasks",
     "DeepLinearPrior",
     "InContextClassifier",
@@ -52,7 +55,9 @@ __all__ = [
     "RiskCurveDisplay",
     "SparseLinearPrior",
     "StepPrior",
+    "StepRisk",
     "StepRiskCurve",
+    "StepRiskDisplay",
     "TaskPool",
     "Tasks",
     "WindowPrior",

@@ -17,7 +17,7 @@ _CHUNK_BYTES = 32 * 2**20
 # Bytes that reading the contexts of several outputs may take at a time.
 _CONTEXT_BYTES = 128 * 2**20
 # Deviations beyond which a query is not told from one there: numbers stay finite.
-_FARTHEST = 1e9
+FARTHEST = 1e9
 # Queries at a time at most: beyond, larger products are no faster.
 _MOST_QUERIES = 2048
 
@@ -122,7 +122,7 @@ class Context:
             return mean, std
         Z = self.units.features(X)
         if self.nearest is None:  # or distances would tie
-            Z = Z.clip(-_FARTHEST, _FARTHEST)
+            Z = Z.clip(-FARTHEST, FARTHEST)
         module = self.weights.module(device, dtype)
         for block in self._blocks(asks, dtype):
             total = np.zeros((2, q, len(block)))
@@ -288,7 +288,7 @@ def _ranges(A):
 
 def _standard(A, mean, scale):
     """Return (A - mean) / scale, also where the difference is beyond all numbers."""
-    with np.errstate(over="ignore"):  # infinity is cut to `_FARTHEST`
+    with np.errstate(over="ignore"):  # infinity is cut to `FARTHEST`
         return 2 * ((0.5 * A - 0.5 * mean) / scale)
 
 

@@ -35,6 +35,8 @@ DOC_LINK_TEMPLATE = (
 # Weights without positions read contexts of any length; it is beyond this that what
 # they gain from more rows is no longer worth the time.
 RECOMMENDED_CONTEXT = 1024
+# Forms of weights that read tables.
+TABLES = ("set", "examples")
 # Larger transformers compute in single precision even on the CPU.
 MOST_DOUBLE = 5_000_000
 # What "auto" does with too many features, of several targets and of a single one.
@@ -99,47 +101,76 @@ def read_table(estimator, X, Y, depth, *, is_binary=False):
     With `is_binary`, the two columns of Y say the same. Warnings are of the line
     `depth` frames above.
     """
-    X, Y = np.array(X), np.array(Y)  # what the caller does to theirs is not ours
     weights = find_weights(estimator.weights)
-    if weights.form == "series":
-        raise ValueError(f"{weights!r} reads series; weights for tables are needed.")
-    device = resolve_device(estimator.device)
-    dtype = resolve_precision(estimator.dtype, weights, device)
-    rng = check_random_state(estimator.random_state)
+    if weights.form not in TABLES:
+        raise ValueError(
+            f"{weights!r} reads {weights.form}; weights for tables are needed."
+        )
+    check_place(estimator, weights)
+    is_single = Y.shape[1] == 1 or is_binary
+    context = plan_context(
+        estimator, weights, X, Y, depth + 1, is_single=is_single, noise=estimator.noise
+    )
+    if estimator.cache == "eager":
+        read_now(estimator, [context], weights, len(X))
+    return context
+
+
+def plan_context(
+    estimator, weights, X, Y, depth, *, is_single=True, noise=None, name="X"
+):
+    """Return the context of a table, X (n, d) and Y (n, m), for these weights."""
+    X, Y = np.array(X), np.array(Y)  # what the caller does to theirs is not ours
     units = Units.of(X, Y, estimator.standardize)
+    members, nearest = plan_members(
+        estimator, weights, units, X, Y, depth + 1, is_single=is_single, name=name
+    )
+    keeps = estimator.cache != "none"
+    return Context(
+        weights, X, Y, units, members, noise=noise, nearest=nearest, keeps=keeps
+    )
+
+
+def plan_members(estimator, weights, units, X, Y, depth, *, is_single=True, name="X"):
+    """Return the prompts that show a table, and the rows that are shown a query, or
+    None if these are the prompts'."""
+    rng = check_random_state(estimator.random_state)
     Z = units.features(X)
     limit = estimator.max_context or weights.max_context or RECOMMENDED_CONTEXT
     if weights.max_context is not None:
         limit = min(limit, weights.max_context)
-    is_single = Y.shape[1] == 1 or is_binary
-    _mind_limits(estimator, weights, len(X), limit, Z.shape[1], is_single, depth + 1)
+    n, d = len(X), Z.shape[1]
+    _mind_limits(estimator, weights, n, limit, d, is_single, depth + 1, name)
     strategy = estimator.feature_strategy
     if strategy == "auto":
         strategy = _AUTO[is_single]
-    chunks = plan_rows(len(X), limit, estimator.context_strategy, rng)
+    chunks = plan_rows(n, limit, estimator.context_strategy, rng)
     T = units.targets(Y)
     turns = plan_turns(Z, T, weights.n_features, strategy, estimator.n_estimators, rng)
-    is_near = estimator.context_strategy == "nearest" and len(X) > limit
-    context = Context(
-        weights,
-        X,
-        Y,
-        units,
-        [Member(rows, turn) for turn in turns for rows in chunks],
-        noise=estimator.noise,
-        nearest=limit if is_near else None,
-        keeps=estimator.cache != "none",
-    )
-    if estimator.cache == "eager":
-        with _threads(estimator, context):
+    is_near = estimator.context_strategy == "nearest" and n > limit
+    members = [Member(rows, turn) for turn in turns for rows in chunks]
+    return members, limit if is_near else None
+
+
+def check_place(estimator, weights):
+    """Return the device and the dtype to compute with, which must exist."""
+    device = resolve_device(estimator.device)
+    return device, resolve_precision(estimator.dtype, weights, device)
+
+
+def read_now(estimator, contexts, weights, n_rows):
+    """Make keys and values of contexts now, for cache="eager"."""
+    device, dtype = check_place(estimator, weights)
+    with threads(estimator, n_rows * weights.config["width"]):
+        for context in contexts:
             context.read(device=device, dtype=dtype)
-    return context
 
 
-def _mind_limits(estimator, weights, n, limit, d, is_single, depth):
+def _mind_limits(estimator, weights, n, limit, d, is_single, depth, name):
     """Refuse tables beyond the limits of the weights, or say what is done about it."""
     if d > weights.n_features:
-        what = f"X has {d} features that vary; {weights!r} takes {weights.n_features}."
+        takes = weights.n_features
+        what = f"{name} has {d} features that vary; {weights!r} takes {takes}."
         if estimator.feature_strategy == "error":
             raise ValueError(
                 f"{what} feature_strategy='select', 'pca' or 'project' makes fewer of "
@@ -177,8 +208,8 @@ def describe(context, put):
     }
 
 
-def answers(estimator, X, method):
-    """Return means and deviations (q, m) for the rows of X, and their dtype."""
+def check_rows(estimator, X, method):
+    """Validate rows to predict for: double precision, and the dtype to return."""
     check_is_fitted(estimator)
     check_parameters(estimator)  # `set_params` may have changed them since
     check_same_namespace(X, estimator, attribute="X_context_", method=method)
@@ -186,12 +217,18 @@ def answers(estimator, X, method):
     X = validate_data(estimator, X, reset=False, **numbers)
     X = np.asarray(to_numpy(X))
     out = X.dtype if X.dtype == np.float32 else np.dtype(np.float64)
+    return X.astype(np.float64, copy=False), out
+
+
+def answers(estimator, X, method):
+    """Return means and deviations (q, m) for the rows of X, and their dtype."""
+    X, out = check_rows(estimator, X, method)
     context = estimator._context
     device = resolve_device(estimator.device, fall_back=True)
     dtype = resolve_precision(estimator.dtype, context.weights, device)
-    with _threads(estimator, context):
+    with threads(estimator, len(context.X) * context.weights.config["width"]):
         found = context.answer(
-            X.astype(np.float64, copy=False),
+            X,
             device=device,
             dtype=dtype,
             batch_size=estimator.batch_size,
@@ -199,11 +236,11 @@ def answers(estimator, X, method):
     return *found, out
 
 
-def _threads(estimator, context):
+def threads(estimator, n_numbers):
     """Limit the threads of torch to `n_jobs`, or to one where the work is small."""
     if estimator.n_jobs is not None:
         return few_threads(0, limit=effective_n_jobs(estimator.n_jobs))
-    return few_threads(len(context.X) * context.weights.config["width"])
+    return few_threads(n_numbers)
 
 
 def getstate(self):
