@@ -261,8 +261,9 @@ class CausalChain(nn.Module):
     def rollout_at_every_prefix(self, states):
         """Go through the steps of each example, after the true ones before it.
 
-        Keys and values of the true examples are kept, so that a position costs its own
-        tokens only. Units are those of :meth:`at_every_prefix`.
+        The true examples are read once. All positions then go on at the same time,
+        each from the keys and values before it. Units are those of
+        :meth:`at_every_prefix`.
 
         Parameters
         ----------
@@ -275,14 +276,18 @@ class CausalChain(nn.Module):
             Answers for s^1, ..., s^L.
         """
         cache = self._units(states)
-        tokens = self._prompt(states, cache)
-        every, past, found = self.depth + 1, None, []
-        for i in range(states[0].shape[1]):
-            cache["past"] = past
-            means, _ = self.rollout(states[0][:, [i]], cache)
-            found.append(means)
-            past = self.net(tokens[:, i * every : (i + 1) * every], past)[2]
-        return [torch.cat(part, 1) for part in zip(*found)]
+        n, every = states[0].shape[1], self.depth + 1
+        past = self.net(self._prompt(states, cache))[2]
+        starts = every * torch.arange(n, device=states[0].device)
+        sees = torch.arange(every * n, device=starts.device) < starts[:, None]
+        own, state, found = None, states[0], []
+        for kind in range(1, every):
+            token = self._token(kind - 1, state, cache)
+            places = starts + kind - 1
+            mean, std, own = self.net.branch(token, places, past, own, sees)
+            state, _ = self._read(mean, std, kind, cache)
+            found.append(state)
+        return found
 
     def rollout(self, X, cache, given=None, constants=None):
         """Go through the steps of queries. See :class:`ChainTransformer`."""

@@ -230,9 +230,46 @@ class CausalBlock(nn.Module):
             heads = F.scaled_dot_product_attention(
                 q, k, v, attn_mask=sees.tril(k.shape[2] - T)
             )
+        return self._finish(tokens, heads), (k, v)
+
+    def branch(self, tokens, past, own, sees):
+        """Go one token on from many places of the same sequences.
+
+        Parameters
+        ----------
+        tokens : torch.Tensor of shape (B, n, D)
+            One token for each of n branches.
+        past : tuple of torch.Tensor of shape (B, H, T, c)
+            Keys and values of the sequences.
+        own : tuple of torch.Tensor of shape (B, H, n, t, c), or None
+            Keys and values of earlier tokens of each branch.
+        sees : torch.Tensor of bool of shape (n, T)
+            Which tokens of its sequence each branch follows.
+
+        Returns
+        -------
+        tokens : torch.Tensor of shape (B, n, D)
+            The tokens after this layer.
+        own : tuple of torch.Tensor of shape (B, H, n, t + 1, c)
+            Keys and values of the branches, with these.
+        """
+        B, n, _ = tokens.shape
+        z = self.project(self.norm(tokens)).view(B, n, 3, self.n_heads, -1)
+        q, k, v = z.permute(2, 0, 3, 1, 4)  # (B, H, n, c)
+        k, v = k[:, :, :, None], v[:, :, :, None]
+        if own is not None:
+            k, v = torch.cat([own[0], k], 3), torch.cat([own[1], v], 3)
+        scores = (q @ past[0].mT).masked_fill(~sees, -math.inf)
+        scores = torch.cat([scores, (k @ q[..., None])[..., 0]], -1)
+        weights = torch.softmax(scores / math.sqrt(q.shape[-1]), -1)
+        before, here = weights.split([past[0].shape[2], k.shape[3]], -1)
+        heads = before @ past[1] + (here[..., None] * v).sum(3)
+        return self._finish(tokens, heads), (k, v)
+
+    def _finish(self, tokens, heads):
         tokens = tokens + self.merge(heads.transpose(1, 2).flatten(2))
         hidden = F.gelu(self.up(self.mlp_norm(tokens)), approximate="tanh")
-        return tokens + self.down(hidden), (k, v)
+        return tokens + self.down(hidden)
 
 
 class CausalTransformer(nn.Module):
@@ -296,9 +333,39 @@ class CausalTransformer(nn.Module):
         for i, block in enumerate(self.blocks):
             z, pair = block(z, None if past is None else past[i])
             kept.append(pair)
+        return *self._answer(z), kept
+
+    def branch(self, tokens, places, past, own, sees):
+        """Answer at one token more for each of many branches of the same sequences.
+
+        Parameters
+        ----------
+        tokens : torch.Tensor of shape (B, n, n_inputs)
+            One token for each of n branches.
+        places : torch.Tensor of int of shape (n,)
+            Their places in the sequence.
+        past, own, sees : list, list or None, torch.Tensor
+            For each layer, keys and values of the sequences and of the branches; and
+            what these follow, as :class:`CausalBlock` has them.
+
+        Returns
+        -------
+        mean, std : torch.Tensor of shape (B, n, n_outputs)
+            What is expected next, and its standard deviation.
+        own : list
+            Keys and values of the branches in each layer, with these.
+        """
+        z = self.read_in(tokens / self.scale) + self.positions[places]
+        kept = []
+        for i, block in enumerate(self.blocks):
+            z, pair = block.branch(z, past[i], None if own is None else own[i], sees)
+            kept.append(pair)
+        return *self._answer(z), kept
+
+    def _answer(self, z):
         mean, spread = self.read_out(self.norm(z)).chunk(2, -1)
         std = F.softplus(spread) + LEAST_STD
-        return mean * self.scale, std * self.scale, kept
+        return mean * self.scale, std * self.scale
 
 
 class CausalLearner(nn.Module):
