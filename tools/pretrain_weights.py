@@ -234,7 +234,7 @@ RECIPES = {
         {
             "prior": DeepLinearPrior(),
             "n_features_max": 5,
-            "n_examples_max": 4,
+            "n_examples_max": n_examples_max,
             "n_queries": 8,
             "n_steps": n_steps,
             "batch_size": batch_size,
@@ -244,11 +244,12 @@ RECIPES = {
             "n_layers": 6,
             "n_heads": 4,
         }
-        for n_steps, batch_size, rate in (
-            (7_305, 256, 2e-3),
-            (3_737, 256, 1.5e-3),
-            (4_617, 64, 8e-4),
-            (3_823, 64, 8e-4),
+        for n_examples_max, n_steps, batch_size, rate in (
+            (4, 7_305, 256, 2e-3),
+            (4, 3_737, 256, 1.5e-3),
+            (4, 4_617, 64, 8e-4),
+            (4, 3_823, 64, 8e-4),
+            (2, 2_031, 128, 8e-4),
         )
     ],
 }
