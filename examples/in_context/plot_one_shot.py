@@ -8,7 +8,7 @@ on them for some time, and may know the pools by heart. Then it only has to see 
 matrices a new task is made of (2305.18869, figure 5).
 
 Look at one example, on the left. With its five steps in between, each of them tells one
-matrix out of four, and the error of the six steps together is about a tenth (blue). The
+matrix out of four, and the error of the six steps together is below a tenth (blue). The
 same weights, asked for the output at once, are wrong by a half even with the steps in
 the example (orange): they would have to multiply the matrices in their head. Without
 steps (black) one of 4096 products has to be told by a pair of vectors, and this is
