@@ -195,7 +195,12 @@ def direct_regressors():
     return {
         "MLP": make_pipeline(
             StandardScaler(),
-            MLPRegressor((64, 64), solver="lbfgs", max_iter=2000, random_state=0),
+            MLPRegressor(
+                hidden_layer_sizes=(64, 64),
+                solver="lbfgs",
+                max_iter=2000,
+                random_state=0,
+            ),
         ),
         "Gaussian process": make_pipeline(
             StandardScaler(), GaussianProcessRegressor(kernel, normalize_y=True)

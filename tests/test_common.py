@@ -106,7 +106,6 @@ VARIANTS = {
     MultipathMTLClassifier: [{"solver": "als", "layers": ((2, 3),), "alpha_head": 0.1}],
     ChainOfThoughtRegressor: [
         {"solver": "filtered"},
-        {"max_context": 60, "cache": "eager", "random_state": 0},
     ],
     InContextClassifier: [{"max_context": 60, "n_estimators": 2}],
     InContextRegressor: [

@@ -17,6 +17,8 @@ no pools. It needs as many examples as there are features, and is exact with fiv
 
 On the right is the blue curve at one and at four examples, step by step. Each step
 alone is as good as the others. The chain pays for each step in turn, and errors add up.
+
+Takes about 8 seconds.
 """
 
 from functools import partial
