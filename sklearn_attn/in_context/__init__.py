@@ -17,6 +17,7 @@ from ._composed_priors import (
     StepPrior,
 )
 from ._filtered import filtered_least_squares
+from ._filtered_chain import filtered_chain
 from ._in_context_classifier import InContextClassifier
 from ._in_context_forecaster import InContextForecaster
 from ._in_context_regressor import InContextRegressor
@@ -33,7 +34,6 @@ from ._priors import (
 )
 from ._risk import RiskCurve, risk_curve, stability_curve
 from ._risk_curve_display import RiskCurveDisplay
-from ._rollout import filtered_chain
 from ._step_risk import StepRiskCurve, step_risk_curve
 from ._step_risk_display import StepRiskDisplay
 from ._weights import PretrainedICL, load_in_context_weights

@@ -12,8 +12,8 @@ import torch
 from sklearn.utils import check_random_state
 
 from ._composed_priors import draw_steps
+from ._filtered_chain import filtered_chain
 from ._risk import BAND, MOST_SEED, N_BOOTSTRAPS, check_count, check_lengths
-from ._rollout import filtered_chain
 from ._weights import CHAINS, MODES, PretrainedICL
 
 # Numbers of the states of tasks that are computed with at a time.
